@@ -1,0 +1,270 @@
+"""What libcurl calls with each slice of body, and the mapping it writes into (the C is in src_c/writer.c and src_c/pages.c).
+
+A `Writer` is set as CURLOPT_WRITEFUNCTION once a handle, with `use_memoryview=True`: it reads libcurl's own buffer during the call and
+keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called about 65,000 times a GB and does nothing but bounds, copy and CRC.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EOPNOTSUPP, errno
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+
+from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
+
+import os
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    int munmap(void *addr, size_t length)
+
+
+cdef extern from "pages.h" nogil:
+    int fx_start_writeback(int fd, uint64_t start, uint64_t length)
+    int fx_reserve(int fd, uint64_t size)
+    int fx_prefers_map(int fd)
+    unsigned char *fx_map(int fd, uint64_t size)
+
+
+cdef extern from "writer.h" nogil:
+    ctypedef struct fx_writer:
+        fx_ledger *ledger
+        unsigned char *map
+        unsigned char *buffer
+        size_t capacity
+        size_t filled
+        int fd
+        uint64_t pos
+        uint64_t stop
+        uint64_t crc
+
+    void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t crc)
+    int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken)
+    int fx_writer_flush(fx_writer *writer)
+
+
+cdef enum:
+    REFUSING = 0
+    HOLDING = 1
+    WRITING = 2
+    COLLECTING = 3
+
+# libcurl's CURL_WRITEFUNC_PAUSE (curl/curl.h).
+cdef long PAUSE = 0x10000001
+
+COLLECT_LIMIT = 65536
+"""Bytes of an error's body that are kept; the rest is dropped."""
+
+
+cdef class Mapping:
+    """A shared, writable mapping of the first `size` bytes of a file whose space is reserved. Unmapped when nothing refers to it.
+
+    Raises OSError when the mapping is refused, ValueError for a size under 1.
+    """
+    cdef unsigned char *base
+    cdef size_t length
+
+    def __cinit__(self, int fd, uint64_t size):
+        if size < 1:
+            raise ValueError("a mapping has at least one byte")
+        self.base = fx_map(fd, size)
+        if self.base == NULL:
+            raise OSError(errno, os.strerror(errno))
+        self.length = size
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.length)
+
+    def __len__(self):
+        return self.length
+
+
+cdef class Writer:
+    """A callable that puts a response's body where it belongs. One thread at a time.
+
+    It refuses bytes (the request then fails) until it is told what to do with them: `hold` keeps libcurl waiting, `begin` writes a run into the
+    sink, `collect` keeps an error's body. `received` counts the bytes of body that were taken since it was made.
+    """
+    cdef fx_writer c
+    cdef int mode
+    cdef ChunkLedger ledger
+    cdef Mapping mapping
+    cdef bytearray collected
+    cdef readonly uint64_t received
+    cdef readonly bint overrun
+    cdef readonly int error
+
+    def __cinit__(self):
+        self.mode = REFUSING
+        self.c.fd = -1
+
+    def __dealloc__(self):
+        free(self.c.buffer)
+
+    def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None):
+        """Sets the mapped sink. Raises ValueError when the mapping is not of the ledger's size."""
+        if mapping.length != ledger.c.size:
+            raise ValueError("mapping and ledger differ in size")
+        self._forget()
+        self.ledger = ledger
+        self.mapping = mapping
+        self.c.ledger = &ledger.c
+        self.c.map = mapping.base
+
+    def use_file(self, ChunkLedger ledger, int fd, size_t capacity):
+        """Sets the buffered sink: `capacity` bytes of buffer over `fd`; `ledger` is None when the size is not known. Raises MemoryError."""
+        if capacity < 1:
+            raise ValueError("a buffer has at least one byte")
+        self._forget()
+        if self.c.buffer == NULL or self.c.capacity != capacity:
+            free(self.c.buffer)
+            self.c.buffer = <unsigned char *>malloc(capacity)
+            if self.c.buffer == NULL:
+                raise MemoryError()
+            self.c.capacity = capacity
+        self.ledger = ledger
+        self.c.ledger = &ledger.c if ledger is not None else NULL
+        self.c.fd = fd
+
+    def _forget(self):
+        if self.mode == WRITING:
+            raise ValueError("the writer is in a run")
+        self.ledger = None
+        self.mapping = None
+        self.c.ledger = NULL
+        self.c.map = NULL
+        self.c.fd = -1
+
+    def begin(self, uint64_t pos, uint64_t stop, uint64_t crc=0):
+        """Begins the run [pos, stop); `crc` is that of the bytes between the chunk's start and `pos`. Raises ValueError out of bounds."""
+        if self.c.map == NULL and self.c.fd < 0:
+            raise ValueError("the writer has no sink")
+        if pos > stop or (self.c.ledger != NULL and stop > self.c.ledger.size):
+            raise ValueError("a run must lie inside the object")
+        if self.c.ledger != NULL and crc == 0 and pos % self.c.ledger.chunk_size and pos != stop:
+            raise ValueError("a run begins at a chunk, or goes on from a known checksum")
+        self.overrun = False
+        self.error = 0
+        fx_writer_begin(&self.c, pos, stop, crc)
+        self.mode = WRITING
+
+    def end(self):
+        """Ends the run; returns (pos, crc): all bytes of the run before `pos` are in the file, and the CRC of the last, partial chunk.
+
+        Raises OSError when they could not be written; then only the ledger's bits count.
+        """
+        if self.mode != WRITING:
+            raise ValueError("the writer is not in a run")
+        self.mode = REFUSING
+        cdef int error = self.error or fx_writer_flush(&self.c)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return self.c.pos, self.c.crc
+
+    def detach(self):
+        """Lets go of the sink and its memory; the writer refuses bytes from here on. Buffered bytes that were not ended are dropped."""
+        self.mode = REFUSING
+        self._forget()
+        free(self.c.buffer)
+        self.c.buffer = NULL
+        self.c.capacity = 0
+
+    def hold(self):
+        """Keeps the next bytes inside libcurl until another mode is set and the request is unpaused."""
+        self.mode = HOLDING
+
+    def refuse(self):
+        """Fails the request at its next byte."""
+        self.mode = REFUSING
+
+    def collect(self):
+        """Keeps the first COLLECT_LIMIT bytes of body aside, drops the rest."""
+        self.collected = bytearray()
+        self.mode = COLLECTING
+
+    @property
+    def body(self):
+        """The collected bytes."""
+        return bytes(self.collected) if self.collected is not None else b""
+
+    @property
+    def pos(self):
+        """File offset of the next byte of the run."""
+        return self.c.pos
+
+    @property
+    def stop(self):
+        """End of the run. May be lowered while it goes on; the request then ends there."""
+        return self.c.stop
+
+    @stop.setter
+    def stop(self, uint64_t stop):
+        if stop < self.c.pos or stop > self.c.stop:
+            raise ValueError("a run's end is only lowered, not under its position")
+        self.c.stop = stop
+
+    def mark(self):
+        """Returns (pos, crc) of a run in a mapping, both of the same moment, or None when there is none: for another thread's snapshot."""
+        if self.mode != WRITING or self.c.map == NULL:
+            return None
+        return self.c.pos, self.c.crc
+
+    @property
+    def crc(self):
+        """CRC-64/NVME of the current chunk so far; without a ledger, of all bytes."""
+        return self.c.crc
+
+    def __call__(self, data):
+        cdef Py_buffer view
+        cdef size_t taken = 0
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if self.mode == WRITING:
+                self.error = fx_writer_put(&self.c, <const unsigned char *>view.buf, view.len, &taken)
+                self.received += taken
+                if self.error == 0 and taken == <size_t>view.len:
+                    return None
+                self.overrun = self.error == 0
+                return taken if self.overrun else 0
+            if self.mode == HOLDING:
+                return PAUSE
+            if self.mode == COLLECTING:
+                room = COLLECT_LIMIT - len(self.collected)
+                if room > 0:
+                    self.collected += (<const char *>view.buf)[:min(room, view.len)]
+                return None
+            return 0 if view.len else None
+        finally:
+            PyBuffer_Release(&view)
+
+
+def start_writeback(int fd, uint64_t start, uint64_t length):
+    """Asks the kernel to begin writing a stretch of a file back, without waiting for it (sync_file_range(2)). Promises nothing.
+
+    Raises OSError. Releases the interpreter's lock.
+    """
+    cdef int error
+    with nogil:
+        error = fx_start_writeback(fd, start, length)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def reserve(int fd, uint64_t size):
+    """Reserves space for the first `size` bytes of a file (fallocate(2)); returns False where the file system cannot.
+
+    Raises OSError (ENOSPC, EFBIG, ...). Releases the interpreter's lock.
+    """
+    cdef int error
+    with nogil:
+        error = fx_reserve(fd, size)
+    if error == EOPNOTSUPP:
+        return False
+    if error:
+        raise OSError(error, os.strerror(error))
+    return True
+
+
+def prefers_mapping(int fd):
+    """Returns True when the file lies on a disk's file system; False for network and user-space ones (unsafe) and tmpfs (slower)."""
+    return fx_prefers_map(fd) != 0

@@ -1,0 +1,109 @@
+#include "pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+static size_t page_size(void) {
+    static size_t cached; /* the same value whoever writes it first */
+    if (!cached)
+        cached = (size_t)sysconf(_SC_PAGESIZE);
+    return cached;
+}
+
+unsigned char *fx_map(int fd, uint64_t size) {
+    const size_t huge = (size_t)2 << 20;
+    /* Reserve a little more than is needed to have an aligned place, map there, and give the ends back. */
+    if (size > SIZE_MAX - 2 * huge) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    const size_t room = (size_t)size + huge;
+    unsigned char *place = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (place == MAP_FAILED)
+        return NULL;
+    unsigned char *base = (unsigned char *)(((uintptr_t)place + huge - 1) & ~(uintptr_t)(huge - 1));
+    const size_t mask = page_size() - 1;
+    unsigned char *after = base + (((size_t)size + mask) & ~mask);
+    unsigned char *map = mmap(base, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (map == MAP_FAILED) {
+        const int error = errno;
+        munmap(place, room);
+        errno = error;
+        return NULL;
+    }
+    if (base > place)
+        munmap(place, (size_t)(base - place));
+    if (place + room > after)
+        munmap(after, (size_t)(place + room - after));
+#ifdef MADV_HUGEPAGE
+    (void)madvise(map, (size_t)size, MADV_HUGEPAGE); /* only a wish: kernels without huge pages refuse it */
+#endif
+    return map;
+}
+
+int fx_pages_populate(unsigned char *map, uint64_t start, uint64_t stop) {
+#ifdef MADV_POPULATE_WRITE
+    const uint64_t mask = page_size() - 1;
+    const uint64_t low = start & ~mask, high = (stop + mask) & ~mask;
+    while (high > low && madvise(map + low, high - low, MADV_POPULATE_WRITE) != 0) {
+        if (errno == EINTR || errno == EAGAIN)
+            continue;
+        return errno == EINVAL ? 0 : errno; /* EINVAL: a kernel that does not know the advice */
+    }
+#else
+    (void)map, (void)start, (void)stop;
+#endif
+    return 0;
+}
+
+int fx_pages_release(unsigned char *map, uint64_t start, uint64_t stop) {
+    const uint64_t mask = page_size() - 1;
+    const uint64_t low = (start + mask) & ~mask, high = stop & ~mask;
+    if (high > low && madvise(map + low, high - low, MADV_DONTNEED) != 0)
+        return errno;
+    return 0;
+}
+
+int fx_start_writeback(int fd, uint64_t start, uint64_t length) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    if (sync_file_range(fd, (off_t)start, (off_t)length, SYNC_FILE_RANGE_WRITE) != 0)
+        return errno;
+#else
+    (void)fd, (void)start, (void)length;
+#endif
+    return 0;
+}
+
+int fx_reserve(int fd, uint64_t size) {
+    while (fallocate(fd, 0, 0, (off_t)size) != 0) {
+        if (errno == EINTR)
+            continue;
+        return errno == ENOSYS ? EOPNOTSUPP : errno;
+    }
+    return 0;
+}
+
+int fx_prefers_map(int fd) {
+    struct statfs info;
+    if (fstatfs(fd, &info) != 0)
+        return 0;
+    switch ((unsigned long)info.f_type & 0xffffffffUL) {
+    case 0x6969:     /* NFS */
+    case 0x517b:     /* SMB */
+    case 0xff534d42: /* CIFS */
+    case 0xfe534d42: /* SMB2 */
+    case 0x65735546: /* FUSE */
+    case 0x01021997: /* 9P */
+    case 0x00c36400: /* Ceph */
+    case 0x5346414f: /* AFS */
+    case 0x0bd00bd0: /* Lustre */
+    case 0x47504653: /* GPFS */
+    case 0x01021994: /* tmpfs */
+        return 0;
+    default:
+        return 1;
+    }
+}

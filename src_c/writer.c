@@ -1,0 +1,118 @@
+#include "writer.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "crc64.h"
+#include "pages.h"
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t crc) {
+    writer->pos = pos;
+    writer->stop = stop;
+    writer->crc = crc;
+    writer->populated = pos;
+    writer->released = pos;
+    writer->filled = 0;
+    if (writer->ledger && pos < writer->ledger->size)
+        writer->chunk_end = fx_ledger_chunk_end(writer->ledger, pos / writer->ledger->chunk_size);
+    else
+        writer->chunk_end = UINT64_MAX;
+}
+
+static int write_buffer(fx_writer *writer) {
+    size_t sent = 0;
+    const uint64_t start = writer->pos - writer->filled;
+    while (sent < writer->filled) {
+        ssize_t n = pwrite(writer->fd, writer->buffer + sent, writer->filled - sent, (off_t)(start + sent));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        sent += (size_t)n;
+    }
+    writer->filled = 0;
+    return 0;
+}
+
+static int put_mapped(fx_writer *writer, const unsigned char *slice, size_t length) {
+    const uint64_t end = writer->pos + length;
+    if (end > writer->populated) {
+        /* The window just finished goes back, the next one comes in: two system calls a window. */
+        int error = fx_pages_release(writer->map, writer->released, writer->pos);
+        if (error)
+            return error;
+        writer->released = writer->pos;
+        uint64_t ahead = least((end + FX_WINDOW_BYTES - 1) / FX_WINDOW_BYTES * FX_WINDOW_BYTES, writer->stop);
+        if (ahead < end)
+            ahead = end; /* the run was cut short behind this slice's check */
+        error = fx_pages_populate(writer->map, writer->populated, ahead);
+        if (error)
+            return error;
+        writer->populated = ahead;
+    }
+    writer->crc = fx_crc64nvme_copy(writer->crc, writer->map + writer->pos, slice, length);
+    writer->pos = end;
+    return 0;
+}
+
+static int put_buffered(fx_writer *writer, const unsigned char *slice, size_t length) {
+    while (length) {
+        const size_t n = (size_t)least(length, writer->capacity - writer->filled);
+        writer->crc = fx_crc64nvme_copy(writer->crc, writer->buffer + writer->filled, slice, n);
+        writer->filled += n;
+        writer->pos += n;
+        slice += n;
+        length -= n;
+        if (writer->filled == writer->capacity) {
+            int error = write_buffer(writer);
+            if (error)
+                return error;
+        }
+    }
+    return 0;
+}
+
+static int finish_chunk(fx_writer *writer) {
+    fx_ledger *ledger = writer->ledger;
+    const uint64_t chunk = (writer->pos - 1) / ledger->chunk_size;
+    if (writer->filled) {
+        int error = write_buffer(writer);
+        if (error)
+            return error;
+    }
+    fx_ledger_set(ledger, chunk, writer->crc);
+    writer->crc = 0;
+    if (writer->pos < ledger->size)
+        writer->chunk_end = fx_ledger_chunk_end(ledger, chunk + 1);
+    return 0;
+}
+
+int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken) {
+    *taken = 0;
+    while (*taken < length && writer->pos < writer->stop) {
+        const size_t n = (size_t)least(length - *taken, least(writer->stop, writer->chunk_end) - writer->pos);
+        int error = writer->map ? put_mapped(writer, slice + *taken, n) : put_buffered(writer, slice + *taken, n);
+        if (error)
+            return error;
+        *taken += n;
+        if (writer->ledger && writer->pos == writer->chunk_end) {
+            error = finish_chunk(writer);
+            if (error)
+                return error;
+        }
+    }
+    return 0;
+}
+
+int fx_writer_flush(fx_writer *writer) {
+    int error = 0;
+    if (writer->map) {
+        error = fx_pages_release(writer->map, writer->released, writer->populated);
+        writer->released = writer->populated = writer->pos;
+    } else if (writer->filled) {
+        error = write_buffer(writer);
+    }
+    return error;
+}
