@@ -1,0 +1,319 @@
+"""Every option of a transfer, checked once, in one frozen object.
+
+The command line and the environment variables (`FASTXFER_*`) are made from the same fields: each field
+carries its parser, its help line and, where it has one, its short flag, so that a keyword, a long option and
+a variable cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fastxfer.errors import OptionError
+from fastxfer.units import parse_size
+
+MAX_CHUNK_BYTES = 5 * 1024**3
+MAX_CONNECTIONS = 1024
+
+DIGEST_HEX_LENGTHS = {
+    "md5": 32,
+    "sha1": 40,
+    "sha256": 64,
+    "sha512": 128,
+    "blake3": 64,
+    "crc32c": 8,
+    "crc64nvme": 16,
+    "crc64xz": 16,
+}
+
+_TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")  # RFC 9110 section 5.6.2
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_OWN_HEADERS = {"range", "if-range", "accept-encoding", "host", "content-length", "transfer-encoding", "te"}
+
+
+def _size(text: Any) -> int:
+    return parse_size(text)
+
+
+def _chunk_size(text: Any) -> int | None:
+    if text is None:
+        return None
+    size = parse_size(text)
+    if not 1 <= size <= MAX_CHUNK_BYTES:
+        raise ValueError("must be from 1 byte to 5G")
+    return size
+
+
+def _max_rate(text: Any) -> int | None:
+    if text is None:
+        return None
+    rate = parse_size(text)
+    return rate or None
+
+
+def _connections(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    number = int(value)
+    if number != float(value) or not 1 <= number <= MAX_CONNECTIONS:
+        raise ValueError(f"must be a whole number from 1 to {MAX_CONNECTIONS}")
+    return number
+
+
+def _retries(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number <= 1000:
+        raise ValueError("must be a whole number from 0 to 1000")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 < seconds <= 86400 * 365:
+        raise ValueError("must be a number of seconds over 0")
+    return seconds
+
+
+def _seconds_or_zero(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds <= 86400 * 365:
+        raise ValueError("must be a number of seconds, 0 or more")
+    return seconds
+
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    raise ValueError("must be true or false")
+
+
+def _choice(*names: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return str(value)
+
+    return parse
+
+
+def _http_version(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if text not in ("1.1", "2", "3"):
+        raise ValueError("must be 1.1, 2 or 3")
+    return text
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if _CONTROL.search(text):
+        raise ValueError("must not hold control characters")
+    return text
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    """Returns header fields as pairs from a mapping, pairs, or "Name: value" lines (RFC 9110 section 5)."""
+    if value is None:
+        return ()
+    items: list[tuple[str, str]] = []
+    if isinstance(value, Mapping):
+        items = [(str(k), str(v)) for k, v in value.items()]
+    else:
+        for entry in value:
+            if isinstance(entry, str):
+                name, colon, text = entry.partition(":")
+                if not colon:
+                    raise ValueError("a header is written 'Name: value'")
+                items.append((name.strip(), text.strip()))
+            else:
+                name, text = entry
+                items.append((str(name), str(text)))
+    for name, text in items:
+        if not _TOKEN.match(name):
+            raise ValueError("a header's name has a character that HTTP does not allow")
+        if _CONTROL.search(text) or not _latin1(text):
+            raise ValueError(f"the value of header {name} has a character that HTTP does not allow")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"header {name} is set by the transfer itself")
+    return tuple(items)
+
+
+def _latin1(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _auth(value: Any) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        user, colon, password = value.partition(":")
+        if not colon:
+            raise ValueError("must be 'user:password'")
+    else:
+        user, password = (str(part) for part in value)
+    if ":" in user or _CONTROL.search(user + password):
+        raise ValueError("must be a user without a colon and a password, both without control characters")
+    return user, password
+
+
+def _client_cert(value: Any) -> tuple[str, str | None] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value, None
+    cert, key = value
+    return str(cert), str(key)
+
+
+def parse_checksum(value: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Returns the expected digests as (algorithm, lower-case hex) pairs.
+
+    Takes "sha256:HEX", "sha-256=HEX" (also base64, as in RFC 9530's Digest fields), a mapping of such, or
+    None. Raises ValueError for an unknown algorithm or a digest of the wrong length.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        match = re.match(r"^\s*([A-Za-z0-9-]+)\s*[:=]\s*(\S+)\s*$", value)
+        if match is None:
+            raise ValueError("is written ALGORITHM:HEX, such as sha256:e3b0...")
+        items: Sequence[tuple[str, str]] = [(match[1], match[2])]
+    else:
+        items = [(str(k), str(v)) for k, v in value.items()]
+    return tuple(_one_checksum(name, digest) for name, digest in items)
+
+
+def _one_checksum(name: str, digest: str) -> tuple[str, str]:
+    algorithm = name.lower().replace("-", "").replace("_", "")
+    if algorithm not in DIGEST_HEX_LENGTHS:
+        raise ValueError(f"algorithm {name!r} is not one of {', '.join(DIGEST_HEX_LENGTHS)}")
+    length = DIGEST_HEX_LENGTHS[algorithm]
+    if re.fullmatch(rf"[0-9A-Fa-f]{{{length}}}", digest):
+        return algorithm, digest.lower()
+    try:
+        raw = base64.b64decode(digest.strip(":"), validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) * 2 != length:
+        raise ValueError(f"a {algorithm} digest has {length} hex digits")
+    return algorithm, raw.hex()
+
+
+def _option(
+    parse: Callable[[Any], Any],
+    default: Any,
+    help_text: str,
+    *,
+    metavar: str = "",
+    flags: tuple[str, ...] = (),
+) -> Any:
+    meta = {"parse": parse, "help": help_text, "metavar": metavar, "flags": flags}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """The options of a fetch, checked. Sizes in bytes, durations in seconds; `build` makes one from what
+    people write.
+    """
+
+    connections: int = _option(_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",))
+    checksum: tuple[tuple[str, str], ...] = _option(
+        parse_checksum, (), "the digest that the object must have: ALGORITHM:HEX", metavar="C"
+    )
+    chunk_size: int | None = _option(
+        _chunk_size,
+        None,
+        "unit of the progress map and its checksums, 1 to 5G (default: by size)",
+        metavar="SIZE",
+        flags=("-k",),
+    )
+    resume: bool = _option(_flag, True, "go on from a part file that is there", metavar="BOOL")
+    exists: str = _option(
+        _choice("update", "skip", "replace", "error"), "update",
+        "when the target is there: update (fetch only if it differs), skip, replace or error", metavar="HOW",
+    )  # fmt: skip
+    headers: tuple[tuple[str, str], ...] = _option(
+        _headers, (), "a header field to send, 'Name: value'; may be repeated", metavar="H", flags=("-H",)
+    )
+    auth: tuple[str, str] | None = _option(
+        _auth, None, "credentials for HTTP Basic, user:password", metavar="U:P"
+    )
+    netrc: bool = _option(_flag, False, "take credentials from ~/.netrc", metavar="BOOL")
+    proxy: str | None = _option(
+        _text, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
+    )
+    ca_bundle: str | None = _option(
+        _text, None, "file with the certificate authorities to trust", metavar="FILE"
+    )
+    client_cert: tuple[str, str | None] | None = _option(
+        _client_cert, None, "client certificate (PEM, with its key)", metavar="FILE"
+    )
+    verify_tls: bool = _option(_flag, True, "check the server's certificate", metavar="BOOL")
+    http_version: str | None = _option(
+        _http_version,
+        None,
+        "1.1 (default: many connections), 2 or 3 (streams of one connection)",
+        metavar="V",
+    )
+    connect_timeout: float = _option(_seconds, 10.0, "seconds to make a connection in", metavar="S")
+    stall_timeout: float = _option(
+        _seconds, 30.0, "seconds without a byte after which a request fails", metavar="S"
+    )
+    retries: int = _option(_retries, 5, "failures in a row without progress before giving up", metavar="N")
+    wait_for_network: float = _option(
+        _seconds_or_zero,
+        0.0,
+        "seconds to wait for a network or a server that is gone, beyond the retries",
+        metavar="S",
+    )
+    max_rate: int | None = _option(_max_rate, None, "bytes a second at the most, such as 5M", metavar="R")
+    on_change: str = _option(
+        _choice("restart", "fail"),
+        "restart",
+        "when the remote object changed: restart or fail",
+        metavar="HOW",
+    )
+    ignore_etag: bool = _option(
+        _flag, False, "do not compare ETags (for servers that give wrong ones)", metavar="BOOL"
+    )
+    durability: str = _option(
+        _choice("periodic", "chunk", "none"), "periodic",
+        "periodic (power-safe, every 5 s), chunk (after every chunk) or none (safe against a kill only)",
+        metavar="HOW",
+    )  # fmt: skip
+    sink: str = _option(_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
+
+    @classmethod
+    def build(cls, **given: Any) -> TransferOptions:
+        """Returns checked options from keyword arguments as a caller wrote them.
+
+        Raises OptionError that names the option, and TypeError for a keyword that does not exist.
+        """
+        known = {f.name: f for f in fields(cls)}
+        checked: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in known:
+                raise TypeError(f"unknown option {name!r}")
+            try:
+                checked[name] = known[name].metadata["parse"](value)
+            except (ValueError, TypeError) as error:
+                raise OptionError(f"option {name}: {error}") from error
+        return cls(**checked)

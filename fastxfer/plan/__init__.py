@@ -1,0 +1,3 @@
+"""Decisions without effects: no clock, socket, file, thread or random number in here; time and jitter are
+arguments.
+"""

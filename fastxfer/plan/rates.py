@@ -1,0 +1,39 @@
+"""Rates from byte counts and times that the caller measured."""
+
+from __future__ import annotations
+
+import math
+
+
+class RateMeter:
+    """An exponentially smoothed rate. `update(total, now)` takes a growing byte count and a time in
+    seconds.
+    """
+
+    def __init__(self, time_constant_s: float = 3.0) -> None:
+        self._tau = time_constant_s
+        self._last: tuple[int, float] | None = None
+        self._weight = 0.0
+        self._value = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second; 0.0 before the second update."""
+        return self._value / self._weight if self._weight else 0.0
+
+    def update(self, total: int, now: float) -> float:
+        """Takes the count at a time and returns the rate. Counts and times that go backwards start the
+        measuring anew.
+        """
+        if self._last is None or total < self._last[0] or now < self._last[1]:
+            self._last, self._weight, self._value = (total, now), 0.0, 0.0
+            return 0.0
+        elapsed = now - self._last[1]
+        if elapsed <= 0:
+            return self.rate
+        # Dividing by the accumulated weight keeps the first seconds unbiased: no slow climb from zero.
+        keep = math.exp(-elapsed / self._tau)
+        self._value = self._value * keep + (total - self._last[0]) / elapsed * (1 - keep)
+        self._weight = self._weight * keep + (1 - keep)
+        self._last = (total, now)
+        return self.rate

@@ -1,0 +1,294 @@
+"""What an answer to a (ranged) GET means: one pure function, `judge`, from what was asked and known to a
+verdict.
+
+libcurl checks nothing in a 206, so everything is checked here, before a byte of body is taken. A verdict is
+one of: `Partial` (these bytes of the object), `Whole` (the object in one stream), `Unsatisfiable` (416, with
+the size if told), `Moved` (a redirect), `NotRanged` (ask again without a Range) and `Changed` (another
+object than the known one). Everything else raises a typed error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastxfer.errors import (
+    AuthError,
+    BadResponseError,
+    HTTPStatusError,
+    NotFoundError,
+    OverloadedError,
+    RangeError,
+    ServerError,
+)
+from fastxfer.plan.ranges import ContentRange, Span, parse_content_range
+from fastxfer.plan.retry import parse_retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one version of a remote object from another. `size` in bytes; any field may be None for
+    unknown.
+    """
+
+    size: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The ETag if it is a strong one (RFC 9110 section 8.8.1), which alone may stand in If-Range."""
+        return self.etag if self.etag is not None and not self.etag.startswith("W/") else None
+
+    @property
+    def has_validator(self) -> bool:
+        """True when there is an ETag or a Last-Modified to compare."""
+        return self.etag is not None or self.last_modified is not None
+
+
+class Headers:
+    """The header fields of one answer, in order; names without regard to case (RFC 9110 section 5.1)."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._fields.setdefault(name.lower(), []).append(value.strip())
+
+    def all(self, name: str) -> list[str]:
+        """Returns every value of a field, in order."""
+        return self._fields.get(name.lower(), [])
+
+    def get(self, name: str) -> str | None:
+        """Returns the field's value, the first one when it was sent more than once, or None."""
+        values = self.all(name)
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The answer carries the object's bytes [start, stop)."""
+
+    start: int
+    stop: int
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The answer carries the whole object; `identity.size` is None when its length is not told."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfiable:
+    """416: the range begins at or past the end of the object, whose size is told or None."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A redirect to `location`, as the server wrote it."""
+
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotRanged:
+    """The answer cannot be used as a range, but the object may be had without asking for one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The answer is of another version of the object than the known one."""
+
+    reason: str
+    identity: Identity
+
+
+Verdict = Partial | Whole | Unsatisfiable | Moved | NotRanged | Changed
+
+
+def judge(
+    asked: Span | None,
+    known: Identity | None,
+    status: int,
+    headers: Headers,
+    *,
+    ignore_etag: bool = False,
+    now_epoch_s: float = 0.0,
+) -> Verdict:
+    """Returns what an answer means.
+
+    `asked` is the half-open range of the request, or None for a request without one; `known` is the identity
+    that the answer must have, or None for the first answer of all. Raises HTTPStatusError and its kinds,
+    BadResponseError and RangeError.
+    """
+    if status in (301, 302, 303, 307, 308):
+        return _moved(status, headers)
+    if status == 206:
+        return _partial(asked, known, headers, ignore_etag)
+    if status == 200:
+        return _whole(asked, known, headers, ignore_etag)
+    if status == 416 and asked is not None:
+        return _unsatisfiable(known, headers, ignore_etag)
+    raise _refusal(status, headers, now_epoch_s)
+
+
+def difference(known: Identity, new: Identity, *, ignore_etag: bool = False) -> str | None:
+    """Returns in words how two identities differ, or None when they may be of the same version.
+
+    Only what both tell is compared. Two strong ETags must be equal; where one is weak the opaque tags must
+    be (RFC 9110 section 8.8.3.2): some caches weaken an ETag on the way.
+    """
+    if known.size is not None and new.size is not None and known.size != new.size:
+        return f"its size is {new.size} now, it was {known.size}"
+    if not ignore_etag and known.etag is not None and new.etag is not None and _opaque(known) != _opaque(new):
+        return f"its ETag is {new.etag[:80]} now, it was {known.etag[:80]}"
+    if known.last_modified and new.last_modified and known.last_modified != new.last_modified:
+        return f"it was modified on {new.last_modified[:40]}, not on {known.last_modified[:40]}"
+    return None
+
+
+def identity_of(headers: Headers, size: int | None) -> Identity:
+    """Returns the identity that an answer's fields tell (RFC 9110 sections 8.8.2 and 8.8.3)."""
+    return Identity(size, headers.get("etag") or None, headers.get("last-modified") or None)
+
+
+def _opaque(identity: Identity) -> str:
+    return (identity.etag or "").removeprefix("W/")
+
+
+def _compare(known: Identity | None, new: Identity, ignore_etag: bool) -> Changed | None:
+    reason = difference(known, new, ignore_etag=ignore_etag) if known is not None else None
+    return Changed(reason, new) if reason is not None else None
+
+
+def _content_length(headers: Headers) -> int | None:
+    values = set(headers.all("content-length"))
+    if len(values) > 1:
+        raise BadResponseError("the answer has conflicting Content-Length fields")  # RFC 9112 section 6.3
+    if not values:
+        return None
+    text = values.pop()
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
+        raise BadResponseError(f"the answer has an impossible Content-Length, {text[:40]!r}")
+    return int(text)
+
+
+def _refuse_coding(headers: Headers) -> None:
+    # A coded answer has other bytes than the object; only identity is asked for (RFC 9110 section 8.4).
+    for value in headers.all("content-encoding"):
+        if value and value.lower() != "identity":
+            raise BadResponseError(
+                f"the answer came in Content-Encoding {value[:40]!r}, which was not asked for"
+            )
+
+
+def _moved(status: int, headers: Headers) -> Moved:
+    location = headers.get("location")
+    if not location:
+        raise BadResponseError(f"the server answered {_phrase(status)} without a Location")
+    return Moved(location)
+
+
+def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
+    if asked is None:
+        raise RangeError("the server answered 206 to a request without a Range")
+    _refuse_coding(headers)
+    content_type = (headers.get("content-type") or "").lower()
+    if content_type.startswith("multipart/byteranges"):
+        raise RangeError(
+            "the server answered one range with multipart/byteranges"
+        )  # RFC 9110 section 15.3.7.2
+    content_range = _one_content_range(headers)
+    if content_range.span is None:
+        raise RangeError("the server answered 206 with the Content-Range of a 416")
+    identity = identity_of(headers, content_range.total)
+    changed = _compare(known, identity, ignore_etag)
+    if changed:
+        return changed
+    total = content_range.total
+    if total is None:
+        if known is None or known.size is None:
+            return NotRanged("the server does not tell the object's size with its ranges")
+        identity = Identity(known.size, identity.etag, identity.last_modified)
+    start, stop = content_range.span
+    length = _content_length(headers)
+    if length is not None and length != stop - start:
+        raise RangeError(
+            f"the answer says {stop - start} bytes in Content-Range and {length} in Content-Length"
+        )
+    if start != asked[0]:
+        raise RangeError(f"the server sent bytes from {start}, not from {asked[0]} as asked")
+    return Partial(start, min(stop, asked[1]), identity)
+
+
+def _one_content_range(headers: Headers) -> ContentRange:
+    values = headers.all("content-range")
+    if len(values) != 1:
+        raise RangeError(f"the server answered 206 with {len(values)} Content-Range fields instead of one")
+    try:
+        return parse_content_range(values[0])
+    except ValueError as error:
+        raise RangeError(f"the server's answer does not hold: {error}") from error
+
+
+def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
+    _refuse_coding(headers)
+    length = _content_length(headers)
+    if asked is not None and headers.all("content-range"):
+        # Some servers send a range as 200 with Content-Range. It is one only if everything matches what was
+        # asked.
+        try:
+            content_range = _one_content_range(headers)
+        except RangeError:
+            return NotRanged("the server answered 200 with a Content-Range that cannot be read")
+        span, total = content_range.span, content_range.total
+        if span is None or total is None or span != (asked[0], min(asked[1], total)):
+            return NotRanged("the server answered 200 with a Content-Range that was not asked for")
+        if length is not None and length != span[1] - span[0]:
+            return NotRanged("the server answered 200 with a Content-Range and another Content-Length")
+        identity = identity_of(headers, total)
+        return _compare(known, identity, ignore_etag) or Partial(*span, identity)
+    identity = identity_of(headers, None if headers.get("transfer-encoding") else length)
+    return _compare(known, identity, ignore_etag) or Whole(identity)
+
+
+def _unsatisfiable(known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
+    total = None
+    values = headers.all("content-range")
+    if len(values) == 1:
+        try:
+            total = parse_content_range(values[0]).total
+        except ValueError:
+            total = None
+    identity = Identity(total)  # the validators of a 416 are those of its error page
+    return _compare(known, identity, ignore_etag) or Unsatisfiable(identity)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _refusal(status: int, headers: Headers, now_epoch_s: float) -> HTTPStatusError:
+    message = f"the server answered {_phrase(status)}"
+    if status in (404, 410):
+        return NotFoundError(f"{message}: there is no such object", status=status)
+    if status in (401, 403, 407):
+        return AuthError(f"{message}: the credentials are missing, wrong or expired", status=status)
+    if status in (429, 503):
+        wait_s = parse_retry_after(headers.get("retry-after"), now_epoch_s)
+        return OverloadedError(f"{message}: it is overloaded", status=status, retry_after_s=wait_s)
+    if status >= 500 or status in (408, 425):
+        return ServerError(message, status=status)
+    return HTTPStatusError(message, status=status)

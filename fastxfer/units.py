@@ -1,0 +1,55 @@
+"""Sizes and durations as people write them, and as they like to read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?\s*$", re.IGNORECASE)
+
+MAX_SIZE = 2**63 - 1
+
+
+def parse_size(text: int | str) -> int:
+    """Returns a size in bytes from an int or a string such as "64K", "8M" or "1.5G" (powers of 1024).
+
+    Raises ValueError for anything else, for negative sizes and for sizes of 2**63 and over.
+    """
+    if isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a size")
+    if isinstance(text, int):
+        size = text
+    else:
+        match = _SIZE.match(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a size: write bytes or a number with K, M, G or T, such as 8M")
+        number, unit = match.groups()
+        factor = 1024 ** _UNITS[unit.upper()]
+        size = int(number) * factor if number.isdigit() else int(float(number) * factor)
+    if not 0 <= size <= MAX_SIZE:
+        raise ValueError(f"{text!r} is not a size: it must be from 0 to 2**63 - 1 bytes")
+    return size
+
+
+def format_size(size: float) -> str:
+    """Returns a size for people, in units of 1024: "0 B", "1.5 MiB", "2 GiB"."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    digits = 0 if unit == "B" or value >= 100 or value == int(value) else 1
+    return f"{value:.{digits}f} {unit}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Returns a duration for people: "4 s", "2:05", "1:02:03"; "-" for None or infinity."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, secs = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
