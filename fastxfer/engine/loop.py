@@ -1,0 +1,280 @@
+"""The engine's loop: libcurl's socket_action over a selector (epoll on Linux), with timers and a wake-up
+descriptor.
+
+One daemon thread a process, started on first use and shared by all transfers. `CurlMulti.select` is not
+used: it sits on select(2), which is wrong past 1,024 descriptors and cannot be woken. libcurl tells which
+sockets to watch (M_SOCKETFUNCTION) and when it wants to be called (M_TIMERFUNCTION); other threads hand work
+in with `call_soon`, which wakes the loop through a pipe.
+
+libcurl must not be entered again from inside its callbacks, so a listener's `head` only sets the writer's
+mode; everything else it wants goes through `call_soon` and runs after libcurl has returned.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import itertools
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pycurl
+
+from fastxfer.engine.request import Exchange, Listener, Request
+from fastxfer.engine.translate import translate
+from fastxfer.errors import FastxferError, InterruptedTransferError
+
+Call = Callable[[], object]
+
+_EVENTS = {
+    pycurl.POLL_IN: selectors.EVENT_READ,
+    pycurl.POLL_OUT: selectors.EVENT_WRITE,
+    pycurl.POLL_INOUT: selectors.EVENT_READ | selectors.EVENT_WRITE,
+}
+KEPT_CONNECTIONS = 1024
+
+
+class Timer:
+    """A call that will be made; `cancel` unmakes it."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call: Call | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class _Multi:
+    """One libcurl multi handle and its cache of connections, watched by the engine's selector.
+
+    There is one for each HTTP version asked for: libcurl would take a kept HTTP/1.1 connection for a request
+    that asks for HTTP/2.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self.deadline: float | None = None
+        self.handle = pycurl.CurlMulti()
+        self.handle.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self.handle.setopt(pycurl.M_TIMERFUNCTION, self._set_deadline)
+        self.handle.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
+        self.handle.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+
+    def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
+        watched = fd in self._selector.get_map()
+        if what == pycurl.POLL_REMOVE:
+            if watched:
+                self._selector.unregister(fd)
+        elif watched:
+            self._selector.modify(fd, _EVENTS[what], self)
+        elif what in _EVENTS:
+            self._selector.register(fd, _EVENTS[what], self)
+
+    def _set_deadline(self, timeout_ms: int) -> None:
+        self.deadline = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
+
+    def act(self, fd: int, events: int) -> None:
+        """Lets libcurl work on a socket that is ready."""
+        mask = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
+        mask |= pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
+        self.handle.socket_action(fd, mask)
+
+    def act_if_due(self) -> None:
+        """Lets libcurl work on its own timers."""
+        if self.deadline is not None and self.deadline <= time.monotonic():
+            self.deadline = None
+            self.handle.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def finished(self) -> Iterator[tuple[pycurl.Curl, FastxferError | None]]:
+        """Yields the handles that are through, with their error or None."""
+        queued = 1
+        while queued:
+            queued, done, failed = self.handle.info_read()
+            for easy in done:
+                yield easy, None
+            for easy, code, detail in failed:
+                yield easy, translate(code, detail, easy.getinfo(pycurl.OS_ERRNO))
+
+
+class Engine:
+    """The loop and its thread. `call_soon` may be called from any thread, everything else only on the
+    engine's own.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._calls: deque[Call] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._out: dict[pycurl.Curl, Exchange] = {}
+        self._stopping = False
+        self._multis: dict[str, _Multi] = {}
+        self._thread = threading.Thread(target=self._run, name="fastxfer-engine", daemon=True)
+        self._thread.start()
+
+    # ---- any thread ----
+
+    def call_soon(self, call: Call) -> None:
+        """Has `call` run on the engine's thread, after those handed in before it."""
+        self._calls.append(call)
+        if threading.current_thread() is not self._thread:
+            try:
+                os.write(self._wake_write, b"\0")
+            except BlockingIOError:
+                pass  # the pipe is full of wake-ups already
+
+    def stop(self) -> None:
+        """Ends the loop: running exchanges end with InterruptedTransferError, the thread is joined."""
+
+        def end() -> None:
+            self._stopping = True
+
+        self.call_soon(end)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # ---- the engine's thread ----
+
+    def call_later(self, delay_s: float, call: Call) -> Timer:
+        """Has `call` run on this thread in `delay_s` seconds."""
+        timer = Timer(call)
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
+        return timer
+
+    def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
+        """Sends a request on an idle exchange; `listener` hears of it."""
+        exchange.prepare(request, listener)
+        self._out[exchange.easy] = exchange
+        self._multi_of(exchange).handle.add_handle(exchange.easy)
+
+    def _multi_of(self, exchange: Exchange) -> _Multi:
+        multi = self._multis.get(exchange.pool)
+        if multi is None:
+            multi = self._multis[exchange.pool] = _Multi(self._selector)
+        return multi
+
+    def abort(self, exchange: Exchange, error: FastxferError | None = None) -> None:
+        """Ends an exchange at once; its listener gets `ended` with `error`, after this call returned."""
+        if self._out.pop(exchange.easy, None) is None:
+            return
+        self._multi_of(exchange).handle.remove_handle(exchange.easy)
+        listener = exchange.listener
+        if listener is not None:
+            self.call_soon(lambda: listener.ended(exchange, error))
+
+    def unpause(self, exchange: Exchange) -> None:
+        """Lets libcurl pass on the body that `Writer.hold` kept back."""
+        if exchange.easy in self._out:
+            exchange.easy.pause(pycurl.PAUSE_CONT)
+
+    # ---- the loop ----
+
+    def _run(self) -> None:
+        while not self._stopping:
+            for key, events in self._selector.select(self._timeout()):
+                if key.data is None:
+                    self._drain()
+                else:
+                    key.data.act(key.fd, events)
+            for multi in list(self._multis.values()):
+                multi.act_if_due()
+                for easy, error in multi.finished():
+                    self._finish(easy, error)
+            self._run_due()
+        for exchange in list(self._out.values()):
+            self.abort(exchange, InterruptedTransferError("the transfer was stopped; run it again to go on"))
+        self._run_calls()
+
+    def _timeout(self) -> float | None:
+        if self._calls:
+            return 0.0
+        while self._timers and self._timers[0][2].call is None:
+            heapq.heappop(self._timers)
+        due = [self._timers[0][0]] if self._timers else []
+        due += [multi.deadline for multi in self._multis.values() if multi.deadline is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _drain(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _finish(self, easy: pycurl.Curl, error: FastxferError | None) -> None:
+        exchange = self._out.pop(easy, None)
+        if exchange is None:
+            return
+        self._multi_of(exchange).handle.remove_handle(easy)
+        if exchange.listener is not None:
+            exchange.listener.ended(exchange, error)
+
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            call, timer.call = timer.call, None
+            if call is not None:
+                call()
+        self._run_calls()
+
+    def _run_calls(self) -> None:
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+_abandoned: list[Engine] = []
+_at_exit: list[Call] = []
+
+
+def shared_engine() -> Engine:
+    """Returns this process's engine, started on first use. After a fork the child gets one of its own."""
+    global _engine  # noqa: PLW0603 - the one engine of the process
+    with _lock:
+        if _engine is None:
+            _engine = Engine()
+        return _engine
+
+
+def before_exit(call: Call) -> None:
+    """Has `call` run when the interpreter ends, before the engine stops: for running transfers to save their
+    progress.
+    """
+    _at_exit.append(call)
+
+
+def _leave_to_parent() -> None:
+    # In a forked child: the parent's sockets, TLS sessions and threads are not ours. The engine is kept, not
+    # closed: closing it would send on the parent's connections.
+    global _engine, _lock  # noqa: PLW0603 - the one engine of the process
+    _lock = threading.Lock()
+    if _engine is not None:
+        _abandoned.append(_engine)
+        _engine = None
+    _at_exit.clear()
+
+
+def _stop_at_exit() -> None:
+    for call in _at_exit:
+        call()
+    with _lock:
+        engine = _engine
+    if engine is not None:
+        engine.stop()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+atexit.register(_stop_at_exit)

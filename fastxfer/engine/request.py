@@ -1,0 +1,157 @@
+"""One request and its exchange: an easy handle, its header parser, and the writer of its body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pycurl
+
+from fastxfer._native.writer import Writer
+from fastxfer.errors import FastxferError
+from fastxfer.options import TransferOptions
+from fastxfer.plan.response import Headers
+
+# libcurl reads up to this much from a socket at once and still passes at most 16 KiB a callback; 512 KiB is
+# where the CPU time of a loopback transfer stops falling.
+RECEIVE_BUFFER = 512 * 1024
+MAX_HEADER_FIELDS = 1000
+SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS (curl/curl.h); pycurl has no name for it
+
+_VERSIONS = {
+    None: pycurl.CURL_HTTP_VERSION_1_1,
+    "1.1": pycurl.CURL_HTTP_VERSION_1_1,
+    "2": pycurl.CURL_HTTP_VERSION_2TLS,
+    "3": pycurl.CURL_HTTP_VERSION_3,
+}
+_VERSION_NAMES = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}  # CURLINFO_HTTP_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET. `headers` are complete "Name: value" lines; `credentials` go out as HTTP Basic."""
+
+    url: str
+    headers: tuple[str, ...] = ()
+    credentials: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The final answer's status line and fields. `http_version` is "1.0", "1.1", "2" or "3"."""
+
+    status: int
+    http_version: str
+    headers: Headers
+
+
+class Listener(Protocol):
+    """Who wants to know. Both are called on the engine's thread."""
+
+    def head(self, exchange: Exchange, head: Head) -> None:
+        """The head is complete: set the mode of `exchange.writer`. Runs inside libcurl: start and abort
+        nothing here.
+        """
+
+    def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
+        """The exchange is over; `error` is None when the answer came whole, and the handle may be used
+        again.
+        """
+
+
+class Exchange:
+    """An easy handle that is configured once and used for one request after another. Belongs to the engine's
+    thread.
+    """
+
+    def __init__(self, options: TransferOptions) -> None:
+        self.writer = Writer()
+        self.listener: Listener | None = None
+        self.head: Head | None = None
+        self.slot = -1
+        """For the listener's use: which slot of its plan this exchange serves."""
+        self._fields: list[tuple[str, str]] = []
+        self._status = 0
+        self._version = ""
+        self.pool = options.http_version or "1.1"
+        """Which of the engine's pools of connections it uses."""
+        self.easy = pycurl.Curl()
+        self._configure(options)
+
+    def _configure(self, options: TransferOptions) -> None:
+        easy = self.easy
+        easy.setopt(pycurl.NOSIGNAL, 1)
+        easy.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        easy.setopt(pycurl.FOLLOWLOCATION, 0)
+        easy.setopt(pycurl.BUFFERSIZE, RECEIVE_BUFFER)
+        easy.setopt(pycurl.WRITEFUNCTION, self.writer, use_memoryview=True)
+        easy.setopt(pycurl.HEADERFUNCTION, self._header)
+        easy.setopt(SUPPRESS_CONNECT_HEADERS, 1)
+        easy.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
+        easy.setopt(pycurl.HTTP_VERSION, _VERSIONS[options.http_version])
+        easy.setopt(pycurl.TCP_KEEPALIVE, 1)
+        easy.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
+        if options.http_version in ("2", "3"):
+            easy.setopt(pycurl.PIPEWAIT, 1)
+        if not options.verify_tls:
+            easy.setopt(pycurl.SSL_VERIFYPEER, 0)
+            easy.setopt(pycurl.SSL_VERIFYHOST, 0)
+        if options.ca_bundle is not None:
+            easy.setopt(pycurl.CAINFO, options.ca_bundle)
+        if options.client_cert is not None:
+            certificate, key = options.client_cert
+            easy.setopt(pycurl.SSLCERT, certificate)
+            if key is not None:
+                easy.setopt(pycurl.SSLKEY, key)
+        if options.proxy is not None:
+            easy.setopt(pycurl.PROXY, options.proxy)
+        if options.netrc:
+            easy.setopt(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
+        if options.max_rate is not None:
+            easy.setopt(pycurl.MAX_RECV_SPEED_LARGE, max(1, options.max_rate // options.connections))
+
+    def prepare(self, request: Request, listener: Listener) -> None:
+        """Sets the handle up for a request."""
+        easy = self.easy
+        self.listener = listener
+        self.head = None
+        self._fields = []
+        self._status = 0
+        easy.setopt(pycurl.URL, request.url)
+        easy.setopt(pycurl.HTTPHEADER, list(request.headers))
+        if request.credentials is not None:
+            easy.setopt(pycurl.USERNAME, request.credentials[0])
+            easy.setopt(pycurl.PASSWORD, request.credentials[1])
+        else:
+            easy.unsetopt(pycurl.USERNAME)
+            easy.unsetopt(pycurl.PASSWORD)
+
+    def _header(self, line: bytes) -> int | None:
+        # Called a line at a time: status line, fields, an empty line; again for each 1xx; and for trailers
+        # after the body.
+        if self.head is not None:
+            return None
+        text = line.decode("latin-1").rstrip("\r\n")
+        if text.startswith("HTTP/") and not self._status:
+            version, _, rest = text.partition(" ")
+            code = rest[:3]
+            self._status = int(code) if code.isascii() and code.isdigit() else 0
+            self._version = version[5:]
+            return None
+        if text:
+            name, _, value = text.partition(":")
+            self._fields.append((name, value))
+            return None if len(self._fields) <= MAX_HEADER_FIELDS else 0
+        fields, self._fields = self._fields, []
+        if self._status < 200:
+            self._status = 0
+            return None
+        self.head = Head(self._status, self._version, Headers(fields))
+        if self.listener is not None:
+            self.listener.head(self, self.head)
+        return None
+
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP that was spoken: "1.0", "1.1", "2" or "3", or "" before an answer."""
+        return _VERSION_NAMES.get(self.easy.getinfo(pycurl.INFO_HTTP_VERSION), "")
