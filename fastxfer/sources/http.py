@@ -1,0 +1,140 @@
+"""HTTP and HTTPS sources: the URL made safe, the requests for its ranges, and where a redirect may lead."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+
+from fastxfer._version import __version__
+from fastxfer.errors import BadResponseError, OptionError
+from fastxfer.options import TransferOptions
+from fastxfer.plan.ranges import Span, format_range
+
+MAX_REDIRECTS = 10
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SECRET_HEADERS = (
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-amz-",
+    "x-oss-",
+    "x-api-key",
+    "x-auth-",
+)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Returns the origin of a URL: scheme, host and port (RFC 6454 section 4)."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+
+
+def safe_url(url: str) -> str:
+    """Returns a URL fit to be shown and stored: without user info, query and fragment, where secrets
+    travel.
+    """
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSource:
+    """One object at one URL. `url` holds no user info; `home` is the origin that the caller's secrets are
+    for.
+    """
+
+    url: str
+    home: tuple[str, str, int]
+    credentials: tuple[str, str] | None
+    headers: tuple[tuple[str, str], ...]
+    redirects: int = 0
+
+    @classmethod
+    def of(cls, url: str, options: TransferOptions) -> HttpSource:
+        """Returns the source for a URL as a caller wrote it. Raises OptionError when it cannot be one."""
+        if not isinstance(url, str):
+            raise OptionError("the URL must be a string")
+        if _CONTROL.search(url.strip()):
+            raise OptionError("the URL has a space or a control character in it: percent-encode it")
+        try:
+            parts = urlsplit(url.strip())
+            port = parts.port
+        except ValueError as error:
+            raise OptionError(f"the URL cannot be read: {error}") from error
+        if parts.scheme.lower() not in ("http", "https"):
+            named = f"scheme {parts.scheme!r}" if parts.scheme else "a URL without a scheme"
+            raise OptionError(f"{named} is not supported: write http:// or https://")
+        if not parts.hostname:
+            raise OptionError("the URL names no host: write http://HOST/PATH")
+        host = _ascii_host(parts.hostname)
+        credentials = options.auth
+        if parts.username is not None and credentials is None:
+            credentials = (unquote(parts.username), unquote(parts.password or ""))
+        netloc = f"{host}:{port}" if port is not None else host
+        # What is not ASCII is sent percent-encoded in UTF-8 (RFC 3987 section 3.1); what is encoded already
+        # stays as it is.
+        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
+        clean = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
+        return cls(clean, origin(clean), credentials, options.headers)
+
+    @property
+    def display(self) -> str:
+        """The URL without secrets."""
+        return safe_url(self.url)
+
+    def header_lines(self, span: Span | None, if_range: str | None) -> tuple[str, ...]:
+        """Returns the request's header lines for a half-open range, or for the whole object when `span` is
+        None.
+        """
+        lines = [f"User-Agent: fastxfer/{__version__}", "Accept: */*", "Accept-Encoding: identity"]
+        if span is not None:
+            lines.append(f"Range: {format_range(*span)}")
+            if if_range is not None:
+                lines.append(f"If-Range: {if_range}")
+        own = {name.lower() for name, _ in self.headers}
+        lines = [line for line in lines if line.partition(":")[0].lower() not in own]
+        # An empty value needs libcurl's own form, "Name;", or the field is taken out.
+        return (*lines, *(f"{name}: {value}" if value else f"{name};" for name, value in self.headers))
+
+    def redirected(self, location: str) -> HttpSource:
+        """Returns the source that a Location field leads to.
+
+        Another origin gets none of the secrets. Raises BadResponseError for the eleventh redirect, another
+        scheme than http and https, https to http, user info in the location, and what is no URL.
+        """
+        if self.redirects >= MAX_REDIRECTS:
+            raise BadResponseError(f"the server redirects more than {MAX_REDIRECTS} times")
+        if _CONTROL.search(location):
+            raise BadResponseError("the server redirects to a URL with a space or a control character")
+        url = urljoin(self.url, location)
+        try:
+            parts = urlsplit(url)
+            to = origin(url)
+        except ValueError as error:
+            raise BadResponseError("the server redirects to what is no URL") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadResponseError(
+                f"the server redirects to scheme {parts.scheme[:20]!r}, which is not followed"
+            )
+        if parts.scheme == "http" and self.url.startswith("https:"):
+            raise BadResponseError("the server redirects from https to http, which is not followed")
+        if "@" in parts.netloc:
+            raise BadResponseError("the server redirects to a URL with user info, which is not followed")
+        url = urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
+        moved = replace(self, url=url, redirects=self.redirects + 1)
+        if to == self.home:
+            return moved
+        kept = tuple(h for h in self.headers if not h[0].lower().startswith(_SECRET_HEADERS))
+        return replace(moved, home=to, credentials=None, headers=kept)
+
+
+def _ascii_host(host: str) -> str:
+    if host.isascii():
+        return f"[{host}]" if ":" in host else host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise OptionError(f"the URL's host {host[:60]!r} is not a host name") from error

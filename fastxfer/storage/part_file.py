@@ -1,0 +1,424 @@
+"""The part file of one transfer: its space, its mapping, its ledger and its checkpoint; it becomes the
+target in one rename.
+
+All methods may block on the disk and belong to the transfer's disk thread, but for `attach` (the engine's
+thread, takes no time).
+
+Order of a transfer: `open` locks `OUT.part` and reads what an earlier run left; `allocate` makes it the
+object's size with space reserved, or `adopt` goes on with what was left; `claim` and `sync` write the
+checkpoint (docs/checkpoint-format.md has the order and why); `publish` syncs, renames and removes the
+checkpoint. `close` leaves everything where it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass, replace
+
+from fastxfer._native.bitmap import ChunkLedger
+from fastxfer._native.checksum import crc64nvme
+from fastxfer._native.writer import Mapping, Writer, prefers_mapping, reserve, start_writeback
+from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
+from fastxfer.plan.response import Identity
+from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, remove_file
+from fastxfer.storage.paths import Target
+from fastxfer.storage.publish import publish
+
+# One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
+# buffers.
+BUFFER_BYTES = 256 * 1024
+READ_BYTES = 1024**2
+
+Partials = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How a checkpoint names where the bytes come from: a URL without secrets, and the hash of the whole
+    one.
+    """
+
+    url: str
+    url_sha256: str
+
+    @classmethod
+    def of(cls, url: str, safe_url: str) -> Source:
+        """Returns the source of a URL (without user info) whose presentable form is `safe_url`."""
+        return cls(safe_url, hashlib.sha256(url.encode()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an earlier run left, verified: `missing` byte ranges, and the checksums of partial chunks by
+    offset.
+    """
+
+    checkpoint: Checkpoint
+    ledger: ChunkLedger
+    partials: dict[int, int]
+    verified: int
+    dropped: int
+
+
+class PartFile:
+    """See the module. `ledger` is None until the object's size is known."""
+
+    def __init__(self, target: Target, fd: int, source: Source) -> None:
+        self.target = target
+        self.source = source
+        self.identity = Identity()
+        self.ledger: ChunkLedger | None = None
+        self.note = ""
+        self._fd = fd
+        self._mapping: Mapping | None = None
+        self._checkpoint: CheckpointFile | None = None
+        self._durable = b""
+        self._chunk_size = 1
+        self._written_back = b""
+        self._stat = os.fstat(fd)
+
+    # ---- opening ----
+
+    @classmethod
+    def open(cls, target: Target, source: Source) -> PartFile:
+        """Opens or makes `OUT.part` and locks it. Raises TargetBusyError and StorageError."""
+        path = str(target.part)
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            except OSError as error:
+                raise storage_error(f"write {path}", error) from error
+            try:
+                _lock(fd, target)
+                there = os.stat(path)
+            except FileNotFoundError:
+                os.close(fd)  # the one who held the lock has just published or removed it
+                continue
+            except BaseException:
+                os.close(fd)
+                raise
+            if (there.st_ino, there.st_dev) == (os.fstat(fd).st_ino, os.fstat(fd).st_dev):
+                return cls(target, fd, source)
+            os.close(fd)
+
+    def read_left(self) -> Left | None:
+        """Returns what an earlier run left of this target, or None when it left nothing.
+
+        Bits that cannot be trusted are verified by their checksums. Raises CheckpointError for a checkpoint
+        that cannot be read (nothing is touched then) and StorageError. A part file that no checkpoint speaks
+        of is moved aside, not lost.
+        """
+        path = str(self.target.checkpoint)
+        try:
+            loaded = CheckpointFile.load(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; {self.target.part} is kept: to start over use resume=False (--resume false)",
+                kept=str(self.target.part),
+            ) from error
+        size_now = os.fstat(self._fd).st_size
+        if loaded is None:
+            if size_now:
+                self._move_aside()
+            return None
+        file, checkpoint = loaded
+        if checkpoint.identity.size is None or not checkpoint.chunks:
+            file.close()
+            return None
+        self._checkpoint = file
+        return self._verify(checkpoint, size_now)
+
+    def _move_aside(self) -> None:
+        aside = self.target.part.with_name(self.target.part.name + ".orphan")
+        try:
+            os.rename(self.target.part, aside)
+            os.close(self._fd)
+        except OSError as error:
+            raise storage_error(f"move {self.target.part} aside", error) from error
+        again = PartFile.open(self.target, self.source)
+        self._fd, self._stat = again._fd, again._stat
+        self.note = f"{self.target.part.name} had no checkpoint; it was moved to {aside.name}"
+
+    def _verify(self, checkpoint: Checkpoint, size_now: int) -> Left:
+        size = checkpoint.identity.size or 0
+        ledger = ChunkLedger(size, checkpoint.chunk_size)
+        ledger.load(checkpoint.claimed, checkpoint.crcs)
+        same_boot = bool(checkpoint.boot_id) and checkpoint.boot_id == boot_id()
+        same_file = (checkpoint.inode, checkpoint.device) == (self._stat.st_ino, self._stat.st_dev)
+        trusted = ChunkLedger(size, checkpoint.chunk_size)
+        if same_boot and same_file and size_now == size:
+            trusted.load(checkpoint.durable, checkpoint.crcs)
+        verified = dropped = 0
+        for chunk in _set_bits(checkpoint.claimed):
+            if chunk in trusted:
+                continue
+            start, stop = ledger.bounds(chunk)
+            if self._crc_of(start, stop) == ledger.crc(chunk):
+                verified += 1
+            else:
+                ledger.clear(chunk)
+                dropped += 1
+        partials = {}
+        for pos, crc in checkpoint.partials:
+            chunk = pos // checkpoint.chunk_size
+            start = chunk * checkpoint.chunk_size
+            if pos > start and chunk not in ledger and self._crc_of(start, pos) == crc:
+                partials[pos] = crc
+        if dropped:
+            name = self.target.part.name
+            self.note = f"{dropped} chunks of {name} did not hold their checksums and are fetched again"
+        return Left(checkpoint, ledger, partials, verified, dropped)
+
+    def _crc_of(self, start: int, stop: int) -> int | None:
+        """Returns the CRC-64/NVME of a stretch of the part file, or None when it is not all there."""
+        crc = 0
+        while start < stop:
+            try:
+                block = os.pread(self._fd, min(READ_BYTES, stop - start), start)
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    return None  # a bad block: those bytes are missing
+                raise storage_error(f"read {self.target.part}", error) from error
+            if not block:
+                return None
+            crc = crc64nvme(block, crc)
+            start += len(block)
+        return crc
+
+    # ---- space ----
+
+    def adopt(self, left: Left, identity: Identity, *, sink: str) -> None:
+        """Goes on with what was left. Raises StorageError, DiskFullError."""
+        self.identity = identity
+        self.ledger = left.ledger
+        self._chunk_size = left.ledger.chunk_size
+        self._durable = left.checkpoint.durable
+        if left.dropped or left.verified:
+            self._durable = bytes(len(left.checkpoint.durable))
+        self._reserve(left.ledger.size, sink)
+
+    def allocate(self, identity: Identity, chunk_size: int, *, sink: str, small: bool = False) -> None:
+        """Makes the file anew for an object of `identity.size` bytes (or unknown). `small` objects get
+        neither mapping nor checkpoint.
+
+        Raises DiskFullError before anything is written when there is not the space, and StorageError.
+        """
+        self._drop_progress()
+        self.identity = identity
+        self._chunk_size = chunk_size
+        size = identity.size
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise storage_error(f"empty {self.target.part}", error) from error
+        self.ledger = ChunkLedger(size, chunk_size) if size is not None else None
+        self._durable = bytes(-(-self.ledger.count // 8)) if self.ledger is not None else b""
+        if small:
+            return
+        self._checkpoint = CheckpointFile.create(
+            str(self.target.checkpoint), self._snapshot((), False, self._durable)
+        )
+        if size:
+            self._reserve(size, sink)
+
+    def _reserve(self, size: int, sink: str) -> None:
+        part = self.target.part
+        self._check_space(size)
+        try:
+            reserved = reserve(self._fd, size)
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise storage_error(f"reserve {size} bytes for {part}", error) from error
+        if sink == "pwrite" or (sink == "auto" and not (reserved and prefers_mapping(self._fd))):
+            return
+        if not reserved:
+            raise StorageError(
+                f"cannot map {part}: its file system cannot reserve space; use sink=auto or pwrite"
+            )
+        try:
+            self._mapping = Mapping(self._fd, size)
+        except OSError as error:
+            if sink == "mmap":
+                raise storage_error(f"map {part}", error) from error
+
+    def _check_space(self, size: int) -> None:
+        try:
+            info = os.fstatvfs(self._fd)
+            blocks = os.fstat(self._fd).st_blocks * 512
+        except OSError:
+            return
+        free = info.f_frsize * (info.f_bfree if os.geteuid() == 0 else info.f_bavail)
+        if info.f_blocks and size > free + blocks:
+            raise DiskFullError(
+                f"cannot write {self.target.part}: it needs {size - blocks} bytes and {free} are free; "
+                "free some space and run it again, it goes on where it stopped",
+                errno=errno.ENOSPC,
+            )
+
+    def attach(self, writer: Writer) -> None:
+        """Sets the sink of a writer that is not in a run."""
+        if self._mapping is not None and self.ledger is not None:
+            writer.use_mapping(self.ledger, self._mapping)
+        else:
+            writer.use_file(self.ledger, self._fd, BUFFER_BYTES)
+
+    @property
+    def mapped(self) -> bool:
+        """True when the sink is a mapping."""
+        return self._mapping is not None
+
+    @property
+    def checkpointed(self) -> bool:
+        """True when there is a checkpoint file."""
+        return self._checkpoint is not None
+
+    @property
+    def fd(self) -> int:
+        """The part file's descriptor, for reading what is in place."""
+        return self._fd
+
+    # ---- the checkpoint ----
+
+    def _snapshot(self, partials: Partials, paused: bool, durable: bytes) -> Checkpoint:
+        return Checkpoint(
+            url=self.source.url,
+            url_sha256=self.source.url_sha256,
+            identity=self.identity,
+            chunk_size=self._chunk_size,
+            durable=durable,
+            claimed=self.ledger.bits() if self.ledger is not None else b"",
+            crcs=self.ledger.crcs() if self.ledger is not None else b"",
+            boot_id=boot_id(),
+            inode=self._stat.st_ino,
+            device=self._stat.st_dev,
+            partials=partials,
+            paused=paused,
+        )
+
+    def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
+        """Writes what is in place to the checkpoint, without a sync: safe against a kill."""
+        if self._checkpoint is not None and self.ledger is not None:
+            self._checkpoint.write(self._snapshot(partials, paused, self._durable), durable=False)
+
+    def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
+        """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
+
+        A sync that fails is not tried again: StorageError, and what came since the last one is not trusted
+            (docs/checkpoint-format.md).
+        """
+        if self._checkpoint is None or self.ledger is None:
+            return
+        snapshot = self._snapshot(partials, paused, b"")
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise storage_error(f"sync {self.target.part}", error) from error
+        self._checkpoint.write(replace(snapshot, durable=snapshot.claimed), durable=True)
+        self._durable = snapshot.claimed
+
+    @property
+    def claim_bytes(self) -> int:
+        """How many bytes one claim writes."""
+        return self._checkpoint.slot_size if self._checkpoint is not None else 0
+
+    def pace_writeback(self) -> None:
+        """Starts writing back the chunks that are finished and not yet on their way, so that the next sync
+        is short.
+        """
+        if self.ledger is None:
+            return
+        now = self.ledger.bits()
+        fresh = int.from_bytes(now, "little") & ~int.from_bytes(self._written_back, "little")
+        self._written_back = now
+        if not fresh:
+            return
+        scratch = ChunkLedger(self.ledger.size, self.ledger.chunk_size)
+        scratch.load(fresh.to_bytes(len(now), "little"), bytes(8 * self.ledger.count))
+        for start, stop in scratch.present():
+            try:
+                start_writeback(self._fd, start, stop - start)
+            except OSError:
+                return  # a hint only; the sync itself will tell
+
+    # ---- the end ----
+
+    def publish(
+        self, *, size: int, mtime: float | None, durable: bool, replace: bool, record: bytes | None
+    ) -> None:
+        """Makes the part file the target: sync, rename, sync of the directory, removal of the checkpoint.
+
+        `record` is kept as an extended attribute where the file system has them. With `replace` False an
+        existing target is left alone and TargetExistsError raised. Raises StorageError; the part file and
+        its checkpoint stay then.
+        """
+        self._mapping = None
+        publish(
+            self._fd, self.target, size=size, mtime=mtime, durable=durable, replace=replace, record=record
+        )
+        self._remove_checkpoint()
+        self.close()
+
+    def discard(self) -> None:
+        """Removes the part file and its checkpoint."""
+        self._drop_progress()
+        remove_file(str(self.target.part))
+        self.close()
+
+    def discard_if_empty(self) -> None:
+        """Removes the part file if nothing is in it and no checkpoint speaks of it."""
+        nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
+        if nothing and self._fd >= 0 and not self.target.checkpoint.exists():
+            remove_file(str(self.target.part))
+
+    def _drop_progress(self) -> None:
+        self._mapping = None
+        self.ledger = None
+        self._written_back = b""
+        self._remove_checkpoint()
+
+    def _remove_checkpoint(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+            self._checkpoint = None
+        else:
+            remove_file(str(self.target.checkpoint))
+
+    def close(self) -> None:
+        """Closes everything and leaves the files where they are; the lock goes with it."""
+        self._mapping = None
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+            self._checkpoint = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _set_bits(bits: bytes) -> list[int]:
+    return [8 * i + k for i, byte in enumerate(bits) if byte for k in range(8) if byte >> k & 1]
+
+
+def _lock(fd: int, target: Target) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TargetBusyError(
+            f"{target.final} is being written by another transfer; wait for it or end it"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise storage_error(f"lock {target.part}", error) from error
+
+
+def stored_checkpoint(target: Target) -> Checkpoint | None:
+    """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
+    StorageError.
+    """
+    loaded = CheckpointFile.load(str(target.checkpoint))
+    if loaded is None:
+        return None
+    loaded[0].close()
+    return loaded[1]

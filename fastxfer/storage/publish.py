@@ -1,0 +1,127 @@
+"""From a complete part file to the target: everything that makes a file final, and what tells later that it
+is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from fastxfer.errors import TargetExistsError, storage_error
+from fastxfer.plan.response import Identity
+from fastxfer.storage.paths import Target
+
+XATTR = "user.fastxfer.identity"
+MAX_RECORD = 4096
+
+
+def publish(
+    fd: int,
+    target: Target,
+    *,
+    size: int,
+    mtime: float | None,
+    durable: bool,
+    replace: bool,
+    record: bytes | None,
+) -> None:
+    """Makes the part file behind `fd` the target, in one rename. Raises StorageError and TargetExistsError.
+
+    Order: length, times, attribute; sync of the file; rename (or link, where nothing may be replaced); sync
+    of the directory.
+    """
+    try:
+        if os.fstat(fd).st_size != size:
+            os.ftruncate(fd, size)
+        if mtime is not None:
+            os.utime(fd, (mtime, mtime))
+        if record is not None:
+            _keep(fd, record)
+        if durable:
+            os.fsync(fd)
+        if replace:
+            os.rename(target.part, target.final)
+        else:
+            os.link(target.part, target.final)
+            os.unlink(target.part)
+        if durable:
+            _sync_directory(target.final.parent)
+    except FileExistsError as error:
+        raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
+    except OSError as error:
+        raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
+
+
+def _keep(fd: int, record: bytes) -> None:
+    try:
+        os.setxattr(fd, XATTR, record)
+    except OSError:
+        pass  # no extended attributes here: size and time still tell
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def http_time(value: str | None) -> float | None:
+    """Returns an HTTP-date (RFC 9110 section 5.6.7) in seconds since the epoch, or None when it is absent or
+    unreadable.
+    """
+    if value is None:
+        return None
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def make_record(identity: Identity, mtime: float | None) -> bytes | None:
+    """Returns what is kept with a finished file to know it again: its ETag, and the mtime it was given; None
+    without an ETag.
+    """
+    if identity.etag is None or mtime is None:
+        return None
+    record = json.dumps({"etag": identity.etag, "size": identity.size, "mtime": mtime}).encode()
+    return record if len(record) <= MAX_RECORD else None
+
+
+def is_unchanged(path: Path, remote: Identity, *, ignore_etag: bool = False) -> bool:
+    """Returns True when the file is there and is the remote object as it is now.
+
+    Its size must be the same, and its modification time the remote's Last-Modified; or, for servers that
+    send none, the ETag kept with it the remote's and its modification time the one kept. An ETag that was
+    kept and differs says no, unless `ignore_etag`.
+    """
+    try:
+        there = path.stat()
+    except OSError:
+        return False
+    if remote.size is None or there.st_size != remote.size:
+        return False
+    kept = _kept_etag(path, there.st_mtime)
+    if not ignore_etag and kept is not None and remote.etag is not None and kept != remote.etag:
+        return False
+    modified = http_time(remote.last_modified)
+    if modified is not None:
+        return int(there.st_mtime) == int(modified)
+    return kept is not None and kept == remote.etag
+
+
+def _kept_etag(path: Path, mtime: float) -> str | None:
+    try:
+        value = json.loads(os.getxattr(path, XATTR))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("etag"), str):
+        return None
+    stored = value.get("mtime")
+    if not isinstance(stored, (int, float)) or abs(stored - mtime) > 1e-3:
+        return None  # the file was touched since: the record is not about these bytes
+    etag: str = value["etag"]
+    return etag
