@@ -1,0 +1,195 @@
+"""The public calls: wiring, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from fastxfer import probing
+from fastxfer.download import Download
+from fastxfer.errors import InterruptedTransferError, TransferTimeoutError
+from fastxfer.options import TransferOptions
+from fastxfer.progress.snapshot import Progress
+from fastxfer.results import FetchResult, RemoteObject
+from fastxfer.sources.http import HttpSource
+
+Path = str | os.PathLike[str]
+Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
+ProgressOption = bool | Callable[[Progress], object] | None
+
+
+class Transfer:
+    """A transfer that runs in the background. All methods may be called from any thread.
+
+    As a context manager it is cancelled, resumable, when its block is left before its end.
+    """
+
+    def __init__(self, download: Download, progress: ProgressOption) -> None:
+        self._download = download
+        self._reporter: threading.Thread | None = None
+        download.begin()
+        if progress:
+            from fastxfer.progress.reporter import report
+
+            self._reporter = report(self, progress)
+
+    @property
+    def state(self) -> str:
+        """queued, running, waiting (for a retry or the network), paused, done, failed or cancelled."""
+        return self._download.progress.state
+
+    @property
+    def progress(self) -> Progress:
+        """How it stands, a tenth of a second old at the most."""
+        return self._download.progress
+
+    @property
+    def done(self) -> bool:
+        """True when it is over: done, failed or cancelled."""
+        return self._download.over.is_set()
+
+    def pause(self) -> None:
+        """Stops the traffic and keeps all progress; `resume`, or a new process, goes on from there."""
+        self._download.pause()
+
+    def resume(self) -> None:
+        """Goes on after a pause."""
+        self._download.resume()
+
+    def cancel(self, keep: bool = True) -> None:
+        """Ends the transfer. The part file and checkpoint stay, to go on from; with `keep` False they are
+        removed.
+        """
+        self._download.cancel(keep)
+
+    def wait(self, timeout: float | None = None) -> FetchResult:
+        """Returns the result, once there is one.
+
+        Raises the transfer's error (a FastxferError), and TransferTimeoutError when `timeout` seconds pass
+        before its end; it then goes on.
+        """
+        if not self._download.over.wait(timeout):
+            raise TransferTimeoutError(f"the transfer is not over after {timeout:g} s; it goes on")
+        if self._reporter is not None and self._reporter is not threading.current_thread():
+            self._reporter.join()
+        if self._download.error is not None:
+            raise self._download.error
+        assert self._download.result is not None
+        return self._download.result
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if not self.done:
+            self.cancel()
+            self._download.over.wait()
+
+    def __repr__(self) -> str:
+        now = self.progress
+        return f"<Transfer {now.url} {now.state} {now.done}/{now.size}>"
+
+
+def start(
+    url: str,
+    out: Path | None = None,
+    connections: int = 16,
+    *,
+    checksum: str | Mapping[str, str] | None = None,
+    chunk_size: int | str | None = None,
+    resume: bool = True,
+    exists: str = "update",
+    headers: Headers | None = None,
+    auth: tuple[str, str] | str | None = None,
+    netrc: bool = False,
+    proxy: str | None = None,
+    ca_bundle: str | None = None,
+    client_cert: str | tuple[str, str] | None = None,
+    verify_tls: bool = True,
+    http_version: str | None = None,
+    connect_timeout: float = 10,
+    stall_timeout: float = 30,
+    retries: int = 5,
+    wait_for_network: float = 0,
+    max_rate: int | str | None = None,
+    on_change: str = "restart",
+    ignore_etag: bool = False,
+    durability: str = "periodic",
+    sink: str = "auto",
+    progress: ProgressOption = None,
+) -> Transfer:
+    """Starts fetching an object in the background and returns its Transfer; the options are those of `fetch`.
+
+    Raises OptionError for an option or URL that cannot be used, and StorageError when the target's directory
+    is missing.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("url", "out", "progress")}
+    return Transfer(Download(url, out, TransferOptions.build(**given)), progress)
+
+
+def fetch(url: str, out: Path | None = None, connections: int = 16, **options: Any) -> FetchResult:
+    """Fetches the object at `url` into the file `out` over many connections and returns a FetchResult.
+
+    Nothing stands under the name `out` before it is complete: the bytes gather in `out.part`, with a
+    checkpoint beside it, and any later call goes on from there, after an error, Ctrl-C, a kill or a power
+    cut. A target that is the object already is not fetched again.
+
+    Args:
+        url: http:// or https://; user info in it is used for HTTP Basic and never shown.
+        out: a file, a directory, or None for the URL's file name in the current directory.
+        connections: requests at once, 1 to 1024.
+        checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
+            crc32c, crc64nvme, crc64xz.
+        chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to 4 MiB,
+            by size.
+        resume: go on from a part file; False starts over.
+        exists: "update" fetches only if the target differs from the object, "skip", "replace", or "error".
+        headers: more header fields, a mapping or "Name: value" strings.
+        auth: (user, password) for HTTP Basic. netrc: take them from ~/.netrc.
+        proxy: a proxy's URL; by default the usual environment variables.
+        ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is
+            checked.
+        http_version: "1.1" (default), "2" or "3".
+        connect_timeout, stall_timeout: seconds.
+        retries: failures in a row without progress before it gives up; wait_for_network: seconds to wait
+            beyond them.
+        max_rate: bytes a second at the most.
+        on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
+        ignore_etag: do not compare ETags.
+        durability: "periodic" (synced every 5 s), "chunk", or "none".
+        sink: "auto", "mmap" or "pwrite".
+        progress: True for a bar, or a callable that takes a Progress about five times a second, on a thread
+            of its own.
+
+    Raises:
+        FastxferError: one of its kinds (fastxfer.errors); `kept` says what is left to go on from.
+        KeyboardInterrupt: after the progress was saved.
+    """
+    transfer = start(url, out, connections, **options)
+    try:
+        return transfer.wait()
+    except KeyboardInterrupt:
+        transfer.cancel()
+        try:
+            transfer.wait()
+        except InterruptedTransferError:
+            pass
+        raise
+
+
+def probe(url: str, **options: Any) -> RemoteObject:
+    """Returns what the server tells of an object: size, ETag, Last-Modified, whether ranges work, the final
+    URL without secrets.
+
+    Asks with a ranged GET of one byte, not with HEAD. Takes the network options of `fetch`. Raises
+    OptionError, NotFoundError, AuthError, other HTTPStatusErrors, NetworkError, DNSError, TLSError and
+    TransferTimeoutError.
+    """
+    checked = replace(TransferOptions.build(**options), connections=1)
+    return probing.probe(HttpSource.of(url, checked), checked)

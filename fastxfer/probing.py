@@ -1,0 +1,105 @@
+"""Asks a server what it tells of an object: one ranged GET of one byte (a HEAD may lie), redirects
+followed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from fastxfer.engine.loop import shared_engine
+from fastxfer.engine.request import Exchange, Head, Request
+from fastxfer.errors import BadResponseError, FastxferError, Retry, TransferTimeoutError
+from fastxfer.options import TransferOptions
+from fastxfer.plan.ranges import Span
+from fastxfer.plan.response import Moved, NotRanged, Partial, Unsatisfiable, Verdict, Whole, judge
+from fastxfer.plan.retry import backoff_s
+from fastxfer.results import RemoteObject
+from fastxfer.sources.http import HttpSource
+
+
+class _Answer:
+    """Listens for the head of one request; the body is not wanted."""
+
+    def __init__(self, asked: Span | None) -> None:
+        self.asked = asked
+        self.over = threading.Event()
+        self.verdict: Verdict | None = None
+        self.answer: Head | None = None
+        self.error: FastxferError | None = None
+
+    def head(self, exchange: Exchange, head: Head) -> None:
+        self.answer = head
+        try:
+            self.verdict = judge(self.asked, None, head.status, head.headers, now_epoch_s=time.time())
+        except FastxferError as error:
+            self.error = error
+        if self.asked is not None and isinstance(self.verdict, Partial):
+            exchange.writer.collect()
+
+    def ended(self, _exchange: Exchange, error: FastxferError | None) -> None:
+        if self.verdict is None and self.error is None:
+            self.error = error or BadResponseError("the server ended the connection without an answer")
+        self.over.set()
+
+
+def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
+    """Returns what the server tells of the object behind `source`. Raises as `fastxfer.probe` says."""
+    failures = 0
+    asked: Span | None = (0, 1)
+    while True:
+        answer = _ask(source, asked, options)
+        try:
+            if answer.error is not None:
+                raise answer.error
+        except FastxferError as error:
+            failures += 1
+            if error.retry is not Retry.SAME_SOURCE or failures > options.retries:
+                raise
+            threading.Event().wait(backoff_s(failures, random.random()))
+            continue
+        match answer.verdict:
+            case Moved(location):
+                source = source.redirected(location)
+            case NotRanged():
+                asked = None
+            case Unsatisfiable(identity) if identity.size != 0 and asked is not None:
+                asked = None
+            case _:
+                return _told(source, answer)
+
+
+def _ask(source: HttpSource, asked: Span | None, options: TransferOptions) -> _Answer:
+    engine = shared_engine()
+    answer = _Answer(asked)
+    request = Request(source.url, source.header_lines(asked, None), source.credentials)
+    made: list[Exchange] = []
+
+    def send() -> None:
+        made.append(Exchange(options))
+        engine.submit(made[0], request, answer)
+
+    engine.call_soon(send)
+    limit = options.connect_timeout + options.stall_timeout
+    if not answer.over.wait(limit):
+        stalled = TransferTimeoutError(f"no answer came for {limit:g} s")
+        engine.call_soon(lambda: engine.abort(made[0], stalled))
+        answer.over.wait()
+    return answer
+
+
+def _told(source: HttpSource, answer: _Answer) -> RemoteObject:
+    head, verdict = answer.answer, answer.verdict
+    assert head is not None
+    identity = verdict.identity if isinstance(verdict, Partial | Whole | Unsatisfiable) else None
+    return RemoteObject(
+        url=source.display,
+        size=identity.size if identity is not None else None,
+        etag=identity.etag if identity is not None else None,
+        last_modified=identity.last_modified if identity is not None else None,
+        accepts_ranges=isinstance(verdict, Partial),
+        http_version=head.http_version,
+        content_type=head.headers.get("content-type"),
+        redirects=source.redirects,
+    )
