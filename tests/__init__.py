@@ -1,0 +1,1 @@
+"""The tests of fastxfer; they mirror the source tree."""

@@ -1,0 +1,350 @@
+"""Kills, pauses and interruptions: what was in place is kept, what is fetched again is bounded, no byte is
+wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import fastxfer
+from fastxfer.storage.paths import resolve_target
+from fastxfer.storage.part_file import stored_checkpoint
+from tests.servers.nginx import Nginx
+from tests.servers.objects import Objects, TestObject, make_bytes
+from tests.servers.raw import RangeHandler, RawServer
+from tests.test_fetch import leftovers, sha256
+
+MIB = 1024**2
+SIZE = 96 * MIB
+CHUNK = 256 * 1024
+CONNECTIONS = 8
+DEADLINE_S = 60.0
+
+# A child that fetches, and tells on each line how far it is.
+CHILD = """
+import sys, fastxfer
+def tell(progress):
+    print(progress.done, flush=True)
+fastxfer.fetch(sys.argv[1], sys.argv[2], int(sys.argv[3]), progress=tell, max_rate=sys.argv[4],
+               durability=sys.argv[5], sink=sys.argv[6], chunk_size=262144)
+print("done", flush=True)
+"""
+
+
+def child(
+    url: str, out: Path, *, rate: str = "64M", durability: str = "periodic", sink: str = "auto"
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, url, str(out), str(CONNECTIONS), rate, durability, sink],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_at(process: subprocess.Popen[str], done: int, sig: signal.Signals = signal.SIGKILL) -> int:
+    """Kills the child as soon as it tells that so many bytes are there; returns the bytes it told last."""
+    assert process.stdout is not None
+    reached = 0
+    for line in process.stdout:
+        if line.strip() == "done":
+            break
+        reached = int(line)
+        if reached >= done:
+            process.send_signal(sig)
+            break
+    process.stdout.read()
+    process.stdout.close()
+    process.wait(DEADLINE_S)
+    return reached
+
+
+@pytest.fixture(scope="module")
+def thing(objects: Objects) -> TestObject:
+    return objects.make(SIZE, seed=7)
+
+
+@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+def test_killed_at_random_moments_it_goes_on(
+    nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
+) -> None:
+    rng = random.Random(f"kills {sink}")
+    killed = 0
+    for round_number in range(13):
+        out = tmp_path / f"out{round_number}"
+        moment = rng.randrange(SIZE // 50, SIZE * 9 // 10)
+        process = child(
+            nginx.url(thing.name), out, durability=rng.choice(["none", "periodic", "chunk"]), sink=sink
+        )
+        reached = kill_at(process, moment)
+        if process.returncode != -signal.SIGKILL:
+            continue
+        killed += 1
+        assert not out.exists()
+        result = fastxfer.fetch(nginx.url(thing.name), out, checksum=f"sha256:{thing.sha256}", sink=sink)
+        # What may be lost: a chunk a connection in flight, and what came since the last claim (0.5 s, and the
+        # 0.25 s of its clock) at 64 MiB/s.
+        bound = CONNECTIONS * CHUNK + 0.75 * 64 * MIB
+        assert result.transferred + result.resumed == SIZE
+        assert result.resumed >= reached - bound
+        assert result.restarts == 0
+        assert sha256(out) == thing.sha256
+        assert leftovers(tmp_path) == []
+        out.unlink()
+    assert killed >= 12
+
+
+def test_ctrl_c_loses_nothing(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
+    process = child(nginx.url(thing.name), tmp_path / "out")
+    reached = kill_at(process, SIZE // 3, signal.SIGINT)
+    assert process.returncode not in (0, -signal.SIGINT) or process.returncode == -signal.SIGINT
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"sha256:{thing.sha256}")
+    assert result.resumed >= reached
+    assert result.transferred == SIZE - result.resumed
+
+
+def test_the_end_of_the_interpreter_saves_a_running_transfer(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, threading, fastxfer\n"
+        "half = threading.Event()\n"
+        "watch = lambda p: half.set() if p.done > 20_000_000 else None\n"
+        "fastxfer.start(sys.argv[1], sys.argv[2], 8, max_rate='64M', progress=watch)\n"
+        "half.wait()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, nginx.url(thing.name), str(tmp_path / "out")],
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"sha256:{thing.sha256}")
+    assert result.resumed >= 20_000_000
+
+
+def wait_for(condition: threading.Event) -> None:
+    assert condition.wait(DEADLINE_S)
+
+
+class Watch:
+    """A progress callable with events for what tests wait for."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+        self.reached = threading.Event()
+        self.states: dict[str, threading.Event] = {}
+        self.last = fastxfer.Progress()
+
+    def __call__(self, progress: fastxfer.Progress) -> None:
+        self.last = progress
+        if progress.done > self.at:
+            self.reached.set()
+        self.state(progress.state).set()
+
+    def state(self, name: str) -> threading.Event:
+        return self.states.setdefault(name, threading.Event())
+
+
+def test_pause_stops_the_traffic_and_resume_goes_on(
+    own_nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    watch = Watch(at=10 * MIB)
+    url = own_nginx.url(thing.name, prefix="/slow4m")
+    transfer = fastxfer.start(url, tmp_path / "out", CONNECTIONS, progress=watch)
+    wait_for(watch.reached)
+    transfer.pause()
+    # The server sees the connections go: all requests are logged as ended, within 0.2 s of the call.
+    entries = own_nginx.requests(thing.name, count=CONNECTIONS + 1, deadline_s=0.2)
+    wait_for(watch.state("paused"))
+    assert transfer.progress.connections == 0
+    standing = transfer.progress.transferred
+    with pytest.raises(fastxfer.TransferTimeoutError):
+        transfer.wait(0.5)
+    assert transfer.progress.transferred == standing
+    assert len(own_nginx.requests(thing.name)) == len(entries)
+    transfer.resume()
+    result = transfer.wait(DEADLINE_S)
+    assert sha256(tmp_path / "out") == thing.sha256
+    assert result.transferred == SIZE, "in the same process it goes on from the very byte"
+
+
+@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+def test_a_paused_transfer_goes_on_in_a_new_process(
+    nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
+) -> None:
+    watch = Watch(at=10 * MIB)
+    url = nginx.url(thing.name, prefix="/slow4m")
+    with fastxfer.start(url, tmp_path / "out", CONNECTIONS, progress=watch, sink=sink) as transfer:
+        wait_for(watch.reached)
+        transfer.pause()
+        wait_for(watch.state("paused"))
+        done = transfer.progress.done
+    checkpoint = stored_checkpoint(resolve_target(url, tmp_path / "out"))
+    assert checkpoint is not None
+    assert checkpoint.paused
+    program = "import sys, fastxfer; print(fastxfer.fetch(sys.argv[1], sys.argv[2]).transferred)"
+    told = subprocess.run(
+        [sys.executable, "-c", program, nginx.url(thing.name, prefix="/slow64m"), str(tmp_path / "out")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert int(told.stdout) == SIZE - done, "from the very byte where it stopped"
+    assert sha256(tmp_path / "out") == thing.sha256
+
+
+def test_cancel_keeps_or_removes_as_asked(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
+    url = nginx.url(thing.name, prefix="/slow4m")
+    for keep in (True, False):
+        watch = Watch(at=5 * MIB)
+        transfer = fastxfer.start(url, tmp_path / "out", 4, progress=watch)
+        wait_for(watch.reached)
+        transfer.cancel(keep=keep)
+        with pytest.raises(fastxfer.InterruptedTransferError) as caught:
+            transfer.wait(DEADLINE_S)
+        assert caught.value.exit_code == 7
+        assert transfer.state == "cancelled"
+        assert leftovers(tmp_path) == (["out.part", "out.part.ckpt"] if keep else [])
+
+
+def stop_half_way(nginx: Nginx, thing: TestObject, out: Path) -> int:
+    watch = Watch(at=20 * MIB)
+    transfer = fastxfer.start(nginx.url(thing.name, prefix="/slow8m"), out, CONNECTIONS, progress=watch)
+    wait_for(watch.reached)
+    transfer.cancel()
+    with pytest.raises(fastxfer.InterruptedTransferError):
+        transfer.wait(DEADLINE_S)
+    return transfer.progress.done
+
+
+def test_a_damaged_checkpoint_is_an_error_and_nothing_is_lost(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    stop_half_way(nginx, thing, tmp_path / "out")
+    part, checkpoint = tmp_path / "out.part", tmp_path / "out.part.ckpt"
+    before = part.read_bytes()
+    checkpoint.write_bytes(b"\0" * checkpoint.stat().st_size)
+    with pytest.raises(fastxfer.CheckpointError) as caught:
+        fastxfer.fetch(nginx.url(thing.name), tmp_path / "out")
+    assert caught.value.exit_code == 8
+    assert part.read_bytes() == before
+    assert checkpoint.exists()
+    fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", resume=False)
+    assert sha256(tmp_path / "out") == thing.sha256
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "edited", "replaced"])
+def test_a_damaged_part_file_is_verified_and_mended(
+    nginx: Nginx, thing: TestObject, tmp_path: Path, damage: str
+) -> None:
+    done = stop_half_way(nginx, thing, tmp_path / "out")
+    part = tmp_path / "out.part"
+    if damage == "truncated":
+        os.truncate(part, 10 * MIB)
+    elif damage == "longer":
+        os.truncate(part, SIZE + 5 * MIB)
+    elif damage == "replaced":
+        data = bytearray(part.read_bytes())
+        data[5 * MIB : 6 * MIB] = bytes(MIB)
+        part.unlink()
+        part.write_bytes(data)
+    else:
+        with part.open("r+b") as file:
+            file.truncate(
+                SIZE - 1
+            )  # an edit that shows: what cannot be seen at all is what checksums are for
+            file.seek(3 * MIB)
+            file.write(b"edited")
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out")
+    assert sha256(tmp_path / "out") == thing.sha256
+    assert 0 < result.resumed <= done
+    if damage == "longer":
+        assert result.resumed == done
+
+
+def test_a_wrong_byte_that_cannot_be_seen_is_caught_by_the_checksum(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    stop_half_way(nginx, thing, tmp_path / "out")
+    with (tmp_path / "out.part").open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"edited")
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"sha256:{thing.sha256}")
+    assert result.restarts == 1
+    assert sha256(tmp_path / "out") == thing.sha256
+
+
+def test_progress_of_a_changed_object_is_dropped(tmp_path: Path) -> None:
+    old, new = make_bytes(8 * MIB, 1), make_bytes(8 * MIB, 2)
+    handler = RangeHandler(old)
+    with RawServer(handler) as server:
+        watch = Watch(at=2 * MIB)
+        transfer = fastxfer.start(server.url(), tmp_path / "out", 2, max_rate="8M", progress=watch)
+        wait_for(watch.reached)
+        transfer.cancel()
+        with pytest.raises(fastxfer.InterruptedTransferError):
+            transfer.wait(DEADLINE_S)
+        handler.replace(new)
+        with pytest.raises(fastxfer.RemoteChangedError) as caught:
+            fastxfer.fetch(server.url(), tmp_path / "out", on_change="fail")
+        assert caught.value.exit_code == 33
+        assert leftovers(tmp_path) == ["out.part", "out.part.ckpt"]
+        result = fastxfer.fetch(server.url(), tmp_path / "out")
+    assert (result.restarts, result.resumed) == (1, 0)
+    assert (tmp_path / "out").read_bytes() == new
+
+
+def test_without_a_validator_only_a_checksum_allows_to_go_on(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    for checksum in (None, f"sha256:{thing.sha256}"):
+        watch = Watch(at=20 * MIB)
+        url = nginx.url(thing.name, prefix="/novalidators")
+        transfer = fastxfer.start(url, tmp_path / "out", 4, max_rate="64M", progress=watch)
+        wait_for(watch.reached)
+        transfer.cancel()
+        with pytest.raises(fastxfer.InterruptedTransferError):
+            transfer.wait(DEADLINE_S)
+        result = fastxfer.fetch(url, tmp_path / "out", checksum=checksum)
+        assert (result.resumed > 0) == (checksum is not None)
+        assert sha256(tmp_path / "out") == thing.sha256
+        (tmp_path / "out").unlink()
+
+
+def test_a_foreign_part_file_is_moved_aside(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
+    (tmp_path / "out.part").write_bytes(b"not ours")
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out")
+    assert (tmp_path / "out.part.orphan").read_bytes() == b"not ours"
+    assert any("orphan" in note for note in result.notes)
+
+
+def test_a_forked_child_has_an_engine_of_its_own(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
+    program = (
+        "import os, sys, threading, fastxfer\n"
+        "url, slow, out, digest = sys.argv[1:]\n"
+        "moving = threading.Event()\n"
+        "watch = lambda p: moving.set() if p.done > 1_000_000 else None\n"
+        "t = fastxfer.start(slow, out + '/parent', 4, progress=watch)\n"
+        "moving.wait()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    fastxfer.fetch(url, out + '/child', checksum='sha256:' + digest)\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "t.wait()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, nginx.url(thing.name),
+         nginx.url(thing.name, prefix="/slow8m"), str(tmp_path), thing.sha256],
+        check=True,
+        timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert sha256(tmp_path / "child") == sha256(tmp_path / "parent") == thing.sha256
