@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec
 
 from fastxfer import probing
 from fastxfer.download import Download
@@ -19,6 +19,7 @@ from fastxfer.sources.http import HttpSource
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
+_P = ParamSpec("_P")
 ProgressOption = bool | Callable[[Progress], object] | None
 
 
@@ -133,54 +134,69 @@ def start(
     return Transfer(Download(url, out, TransferOptions.build(**given)), progress)
 
 
-def fetch(url: str, out: Path | None = None, connections: int = 16, **options: Any) -> FetchResult:
-    """Fetches the object at `url` into the file `out` over many connections and returns a FetchResult.
-
-    Nothing stands under the name `out` before it is complete: the bytes gather in `out.part`, with a
-    checkpoint beside it, and any later call goes on from there, after an error, Ctrl-C, a kill or a power
-    cut. A target that is the object already is not fetched again.
-
-    Args:
-        url: http:// or https://; user info in it is used for HTTP Basic and never shown.
-        out: a file, a directory, or None for the URL's file name in the current directory.
-        connections: requests at once, 1 to 1024.
-        checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
-            crc32c, crc64nvme, crc64xz.
-        chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to 4 MiB,
-            by size.
-        resume: go on from a part file; False starts over.
-        exists: "update" fetches only if the target differs from the object, "skip", "replace", or "error".
-        headers: more header fields, a mapping or "Name: value" strings.
-        auth: (user, password) for HTTP Basic. netrc: take them from ~/.netrc.
-        proxy: a proxy's URL; by default the usual environment variables.
-        ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is
-            checked.
-        http_version: "1.1" (default), "2" or "3".
-        connect_timeout, stall_timeout: seconds.
-        retries: failures in a row without progress before it gives up; wait_for_network: seconds to wait
-            beyond them.
-        max_rate: bytes a second at the most.
-        on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
-        ignore_etag: do not compare ETags.
-        durability: "periodic" (synced every 5 s), "chunk", or "none".
-        sink: "auto", "mmap" or "pwrite".
-        progress: True for a bar, or a callable that takes a Progress about five times a second, on a thread
-            of its own.
-
-    Raises:
-        FastxferError: one of its kinds (fastxfer.errors); `kept` says what is left to go on from.
-        KeyboardInterrupt: after the progress was saved.
+def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
+    """Returns `fetch`: `start` and `wait`, with the signature of `start` for people, editors and type
+    checkers.
     """
-    transfer = start(url, out, connections, **options)
-    try:
-        return transfer.wait()
-    except KeyboardInterrupt:
-        transfer.cancel()
+
+    def fetch(*args: _P.args, **kwargs: _P.kwargs) -> FetchResult:
+        """Fetches the object at `url` into the file `out` over many connections and returns a FetchResult.
+
+        Nothing stands under the name `out` before it is complete: the bytes gather in `out.part`, with a
+        checkpoint beside it, and any later call goes on from there, after an error, Ctrl-C, a kill or a power
+        cut. A target that is the object already is not fetched again.
+
+        Args:
+            url: http:// or https://; user info in it is used for HTTP Basic and never shown.
+            out: a file, a directory, or None for the URL's file name in the current directory.
+            connections: requests at once, 1 to 1024.
+            checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
+                crc32c, crc64nvme, crc64xz.
+            chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to 4
+                MiB,
+                by size.
+            resume: go on from a part file; False starts over.
+            exists: "update" fetches only if the target differs from the object, "skip", "replace", or
+                "error".
+            headers: more header fields, a mapping or "Name: value" strings.
+            auth: (user, password) for HTTP Basic. netrc: take them from ~/.netrc.
+            proxy: a proxy's URL; by default the usual environment variables.
+            ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is
+                checked.
+            http_version: "1.1" (default), "2" or "3".
+            connect_timeout, stall_timeout: seconds.
+            retries: failures in a row without progress before it gives up; wait_for_network: seconds to wait
+                beyond them.
+            max_rate: bytes a second at the most.
+            on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
+            ignore_etag: do not compare ETags.
+            durability: "periodic" (synced every 5 s), "chunk", or "none".
+            sink: "auto", "mmap" or "pwrite".
+            progress: True for a bar, or a callable that takes a Progress about five times a second, on a
+                thread
+                of its own.
+
+        Raises:
+            FastxferError: one of its kinds (fastxfer.errors); `kept` says what is left to go on from.
+            KeyboardInterrupt: after the progress was saved.
+        """
+        transfer = begin(*args, **kwargs)
         try:
-            transfer.wait()
-        except InterruptedTransferError:
-            pass
-        raise
+            return transfer.wait()
+        except KeyboardInterrupt:
+            transfer.cancel()
+            try:
+                transfer.wait()
+            except InterruptedTransferError:
+                pass
+            raise
+
+    fetch.__qualname__ = "fetch"
+    fetch.__wrapped__ = begin  # type: ignore[attr-defined]
+    return fetch
+
+
+fetch = _to_the_end(start)
 
 
 def probe(url: str, **options: Any) -> RemoteObject:

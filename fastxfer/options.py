@@ -30,7 +30,7 @@ DIGEST_HEX_LENGTHS = {
     "crc64xz": 16,
 }
 
-_TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")  # RFC 9110 section 5.6.2
+_TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_HEADERS = {"range", "if-range", "accept-encoding", "host", "content-length", "transfer-encoding", "te"}
 
@@ -66,7 +66,7 @@ def _connections(value: Any) -> int:
 
 def _retries(value: Any) -> int:
     number = int(value)
-    if not 0 <= number <= 1000:
+    if number != float(value) or not 0 <= number <= 1000:
         raise ValueError("must be a whole number from 0 to 1000")
     return number
 
@@ -195,8 +195,10 @@ def parse_checksum(value: str | Mapping[str, str] | None) -> tuple[tuple[str, st
         if match is None:
             raise ValueError("is written ALGORITHM:HEX, such as sha256:e3b0...")
         items: Sequence[tuple[str, str]] = [(match[1], match[2])]
-    else:
+    elif isinstance(value, Mapping):
         items = [(str(k), str(v)) for k, v in value.items()]
+    else:
+        raise ValueError("is written ALGORITHM:HEX, or a mapping of algorithms to digests")
     return tuple(_one_checksum(name, digest) for name, digest in items)
 
 
@@ -314,6 +316,6 @@ class TransferOptions:
                 raise TypeError(f"unknown option {name!r}")
             try:
                 checked[name] = known[name].metadata["parse"](value)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise OptionError(f"option {name}: {error}") from error
         return cls(**checked)

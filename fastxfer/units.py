@@ -21,12 +21,13 @@ def parse_size(text: int | str) -> int:
     if isinstance(text, int):
         size = text
     else:
-        match = _SIZE.match(text)
+        match = _SIZE.match(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"{text!r} is not a size: write bytes or a number with K, M, G or T, such as 8M")
         number, unit = match.groups()
         factor = 1024 ** _UNITS[unit.upper()]
-        size = int(number) * factor if number.isdigit() else int(float(number) * factor)
+        whole, _, fraction = number.partition(".")
+        size = int(whole) * factor + (int(float(f"0.{fraction}") * factor) if fraction else 0)
     if not 0 <= size <= MAX_SIZE:
         raise ValueError(f"{text!r} is not a size: it must be from 0 to 2**63 - 1 bytes")
     return size

@@ -6,11 +6,12 @@ import hashlib
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastxfer
-from fastxfer.download import SMALL_BYTES
+from fastxfer.safekeeping import SMALL_BYTES
 from tests.servers.caddy import Caddy
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, make_bytes
@@ -384,7 +385,7 @@ def test_out_may_be_a_directory_or_absent(
     ],
 )
 def test_bad_input_is_a_typed_error_and_leaves_nothing(
-    tmp_path: Path, url: str, options: dict[str, object], error: type[fastxfer.FastxferError], code: int
+    tmp_path: Path, url: str, options: dict[str, Any], error: type[fastxfer.FastxferError], code: int
 ) -> None:
     with pytest.raises(error) as caught:
         fastxfer.fetch(url, tmp_path / "out", **options)

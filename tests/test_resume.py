@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import fastxfer
-from fastxfer.storage.paths import resolve_target
 from fastxfer.storage.part_file import stored_checkpoint
+from fastxfer.storage.paths import resolve_target
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject, make_bytes
 from tests.servers.raw import RangeHandler, RawServer

@@ -1,0 +1,118 @@
+"""The lanes of a download: a lane is the driver's side of a scheduler's slot, its exchange and what was
+asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fastxfer._native.bitmap import ChunkLedger
+from fastxfer.engine.request import Exchange
+from fastxfer.errors import FastxferError
+from fastxfer.options import TransferOptions
+from fastxfer.plan.ranges import Span
+from fastxfer.plan.response import Verdict
+
+
+@dataclass(slots=True)
+class Lane:
+    """What is out on one slot."""
+
+    exchange: Exchange
+    start: int = 0
+    stop: int | None = None  # None: the whole object, without a range
+    out: bool = False  # a request is on its way
+    writing: bool = False  # its body goes into the sink
+    held: bool = False  # its body is kept in libcurl until there is a sink
+    verdict: Verdict | None = None
+    failure: FastxferError | None = None
+    seen: int = 0  # bytes received when last looked at
+    seen_at: float = 0.0
+
+    @property
+    def asked(self) -> Span | None:
+        """The range that was asked for."""
+        return None if self.stop is None else (self.start, self.stop)
+
+
+class Lanes:
+    """All lanes of a download. Of the engine's thread, but for `marks`, which takes a snapshot on any."""
+
+    def __init__(self, options: TransferOptions) -> None:
+        self._options = options
+        self._lanes: dict[int, Lane] = {}
+        self._received = 0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def of(self, slot: int) -> tuple[Lane, bool]:
+        """Returns the lane of a slot, and whether it was made now."""
+        lane = self._lanes.get(slot)
+        if lane is not None:
+            return lane, False
+        lane = self._lanes[slot] = Lane(Exchange(self._options))
+        lane.exchange.slot = slot
+        return lane, True
+
+    def find(self, exchange: Exchange) -> Lane | None:
+        """Returns the lane of an exchange, or None when it was let go."""
+        lane = self._lanes.get(exchange.slot)
+        return lane if lane is not None and lane.exchange is exchange else None
+
+    @property
+    def out(self) -> int:
+        """How many requests are on their way."""
+        return sum(lane.out for lane in self._lanes.values())
+
+    @property
+    def transferred(self) -> int:
+        """Bytes of body taken since the beginning, on lanes that were let go too."""
+        return self._received + sum(lane.exchange.writer.received for lane in self)
+
+    def retire(self) -> None:
+        """Lets go of all handles, and of their hold on the mapping; no request is on its way."""
+        self._received = self.transferred
+        for lane in self:
+            lane.exchange.writer.detach()
+        self._lanes.clear()
+
+    def stalled(self, now: float) -> list[Lane]:
+        """Returns the lanes whose request brought no byte for the stall time-out; takes a look at all."""
+        late = []
+        for lane in self:
+            received = lane.exchange.writer.received
+            if received != lane.seen or lane.held:
+                lane.seen, lane.seen_at = received, now
+            limit_s = self._options.stall_timeout
+            if lane.exchange.head is None:
+                limit_s += self._options.connect_timeout
+            if lane.out and now - lane.seen_at > limit_s:
+                late.append(lane)
+        return late
+
+    def marks(self, partials: dict[int, int], ledger: ChunkLedger | None) -> tuple[Span, ...]:
+        """Returns (offset, CRC) of the chunks that are partly there: `partials`, and what is being
+        written.
+        """
+        if ledger is None:
+            return ()
+        marks = dict(partials)
+        for lane in self:
+            mark = lane.exchange.writer.mark()
+            if mark is not None and mark[1]:
+                marks[mark[0]] = mark[1]
+        chunk = ledger.chunk_size
+        return tuple(
+            (at, crc) for at, crc in sorted(marks.items()) if at % chunk and at // chunk not in ledger
+        )
+
+    def prefix_bytes(self, partials: dict[int, int], ledger: ChunkLedger) -> int:
+        """Returns how many bytes are in place in chunks that are only partly there."""
+        prefixes: dict[int, int] = {}
+        for pos in [*partials, *(lane.exchange.writer.pos for lane in self if lane.writing)]:
+            chunk = pos // ledger.chunk_size
+            if chunk not in ledger and pos < ledger.size:
+                prefixes[chunk] = max(prefixes.get(chunk, 0), pos % ledger.chunk_size)
+        return sum(prefixes.values())

@@ -1,0 +1,327 @@
+"""The disk's side of one download: everything of it that may block, run on the transfer's disk thread.
+
+`prepare` looks at the target and at what an earlier run left; `make_ready` gives the body a place;
+`save_if_due` and `save` keep the checkpoint true while it runs; then one of `complete`, `keep` and `leave`
+ends it. The engine's side is download.py. It reads `ledger` and `partials`, and adds to `partials` and
+`notes`, only while no other method than `save_if_due` runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+
+from fastxfer._native.bitmap import ChunkLedger
+from fastxfer._native.checksum import crc64nvme_combine
+from fastxfer._native.writer import Writer
+from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError
+from fastxfer.options import TransferOptions
+from fastxfer.plan import ranges
+from fastxfer.plan.grid import chunk_size_for
+from fastxfer.plan.response import Identity
+from fastxfer.sources.http import HttpSource
+from fastxfer.storage.digest import Follower, digest_file
+from fastxfer.storage.part_file import Left, PartFile, Partials, Source
+from fastxfer.storage.paths import Target
+from fastxfer.storage.publish import http_time, is_unchanged, make_record
+from fastxfer.units import format_size
+
+# Objects up to this size come in a request or a few: one buffered write, no mapping, no checkpoint.
+SMALL_BYTES = 1024**2
+CLAIM_S = 0.5
+SYNC_S = 5.0
+# A claim of a large ledger is megabytes: it is written rarely enough to keep under this rate.
+CLAIM_BYTES_A_S = 4e6
+# More chunks than this are not combined into a whole-object CRC unasked: each takes microseconds.
+COMBINE_CHUNKS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The whole object is in place: its identity, its digests, and against what they were held."""
+
+    identity: Identity
+    checksums: dict[str, str] = field(default_factory=dict)
+    verified: str = "none"
+
+
+class Safekeeping:
+    """See the module. `partials` maps offsets inside chunks to the CRC-64/NVME of the chunk's bytes before
+    them.
+    """
+
+    def __init__(self, target: Target, source: HttpSource, options: TransferOptions) -> None:
+        self.target = target
+        self.options = options
+        self.partials: dict[int, int] = {}
+        self.notes: list[str] = []
+        self.left: Left | None = None
+        self.candidate = False
+        """The target is there and may be the object already: the remote's identity will tell."""
+        self.restarts = 0
+        self.stream = (0, 0)
+        """Length and CRC-64/NVME of an object whose size was not known, once it is whole."""
+        self._source = Source.of(source.url, source.display)
+        self._part: PartFile | None = None
+        self._follower: Follower | None = None
+        self._saved_at = self._synced_at = 0.0
+        self._saved_chunks = 0
+
+    # ---- the beginning ----
+
+    def prepare(self) -> Found | None:
+        """Returns what there is when nothing is to be done; else locks the part file and reads what was left.
+
+        Raises TargetExistsError, TargetBusyError, CheckpointError and StorageError; nothing is changed then.
+        """
+        final, options = self.target.final, self.options
+        if final.exists():
+            if options.exists == "error":
+                raise TargetExistsError(f"{final} is there already; choose exists=update, skip or replace")
+            if options.exists == "skip":
+                return Found(Identity(final.stat().st_size))
+            if not os.access(final, os.W_OK):
+                raise StorageError(
+                    f"cannot write {final}: it is there and not writable; change its permissions"
+                )
+            if options.exists == "update" and options.checksum:
+                digests = digest_file(final, dict(options.checksum))
+                if digests == dict(options.checksum):
+                    return Found(Identity(final.stat().st_size), digests, "checksum")
+            else:
+                self.candidate = options.exists == "update"
+        self._part = part = PartFile.open(self.target, self._source)
+        if options.resume:
+            self.left = self._provable(part, part.read_left())
+        if part.note:
+            self.notes.append(part.note)
+        return None
+
+    def _provable(self, part: PartFile, left: Left | None) -> Left | None:
+        """Returns what was left if it can be held against the remote object at all."""
+        if left is None:
+            return None
+        identity, options = left.checkpoint.identity, self.options
+        etag = None if options.ignore_etag else identity.strong_etag
+        same_url = left.checkpoint.url_sha256 == part.source.url_sha256
+        if options.checksum or etag or (same_url and identity.has_validator):
+            return left
+        reason = "it is of another URL" if not same_url else "the server gave nothing to know the object by"
+        self.drop_left(f"{reason}; give a checksum to go on in such a case")
+        return None
+
+    def drop_left(self, reason: str) -> None:
+        """Gives up what an earlier run left: the next `make_ready` starts over it."""
+        self.notes.append(f"progress was not used: {reason}")
+        self.restarts += 1
+        self.left = None
+
+    def make_ready(self, identity: Identity) -> bool:
+        """Gives an object of this identity its place on disk; returns False when the target is the object
+        already.
+
+        Raises DiskFullError and StorageError.
+        """
+        options = self.options
+        if self.candidate and is_unchanged(self.target.final, identity, ignore_etag=options.ignore_etag):
+            return False
+        self.candidate = False
+        part = self._open_part()
+        if self.left is not None:
+            part.adopt(self.left, identity, sink=options.sink)
+            self.partials = dict(self.left.partials)
+        else:
+            size = identity.size
+            small = size is not None and size <= SMALL_BYTES
+            part.allocate(
+                identity, chunk_size_for(size or 0, options.chunk_size), sink=options.sink, small=small
+            )
+            self.partials = {}
+        self._saved_chunks = part.ledger.done if part.ledger is not None else 0
+        self._saved_at = self._synced_at = time.monotonic()
+        follow = [name for name, _ in options.checksum if name != "crc64nvme"]
+        if follow and self._follower is None:
+            self._follower = Follower(part.fd, follow)
+        return True
+
+    def start_over(self) -> None:
+        """Forgets all progress, which is of another object; the next `make_ready` empties the part file."""
+        self.left, self.partials = None, {}
+        self.restarts += 1
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None
+
+    # ---- what the engine's side asks, any thread ----
+
+    def _open_part(self) -> PartFile:
+        if self._part is None:
+            raise StorageError(f"{self.target.part} is not open")
+        return self._part
+
+    @property
+    def ledger(self) -> ChunkLedger | None:
+        """The chunks that are in place; None before `make_ready` and for an object of unknown size."""
+        return self._part.ledger if self._part is not None else None
+
+    @property
+    def checkpointed(self) -> bool:
+        """True when there is a checkpoint to keep."""
+        return self._part is not None and self._part.checkpointed
+
+    def attach(self, writer: Writer) -> None:
+        """Sets the sink of a writer that is not in a run."""
+        self._open_part().attach(writer)
+
+    def missing(self) -> list[ranges.Span]:
+        """Returns the byte ranges that are to be fetched, of the ledger or of what was left."""
+        ledger, partials = self.ledger, self.partials
+        if ledger is None and self.left is not None:
+            ledger, partials = self.left.ledger, self.left.partials
+        if ledger is None:
+            return []
+        missing = ledger.missing()
+        for pos in partials:
+            missing = ranges.subtract(missing, (pos - pos % ledger.chunk_size, pos))
+        return missing
+
+    def left_bytes(self) -> int:
+        """Returns how many bytes of what was left are good."""
+        if self.left is None:
+            return 0
+        ledger = self.left.ledger
+        return ledger.done_bytes + sum(pos % ledger.chunk_size for pos in self.left.partials)
+
+    def follow(self, front: int) -> None:
+        """Lets the digests follow to `front`: all bytes before it are in place."""
+        if self._follower is not None:
+            self._follower.advance(front)
+
+    # ---- while it runs ----
+
+    def save_if_due(self, marks: Partials) -> None:
+        """Claims or syncs, as the intervals and the durability say. `marks` are (offset, CRC) of partial
+        chunks.
+
+        Raises StorageError.
+        """
+        part, ledger = self._part, self.ledger
+        if part is None or ledger is None:
+            return
+        now, durability, done = time.monotonic(), self.options.durability, ledger.done
+        if durability == "periodic":
+            part.pace_writeback()
+        due = now - self._synced_at >= SYNC_S if durability == "periodic" else done != self._saved_chunks
+        if durability != "none" and due:
+            part.sync(marks)
+            self._saved_chunks = done
+            self._synced_at = self._saved_at = time.monotonic()
+        elif now - self._saved_at >= max(CLAIM_S, part.claim_bytes / CLAIM_BYTES_A_S):
+            part.claim(marks)
+            self._saved_at = time.monotonic()
+
+    def save(self, marks: Partials, *, paused: bool = False) -> None:
+        """Writes everything that is in place to the checkpoint, durably unless `durability` is none."""
+        if self._part is not None:
+            write = self._part.claim if self.options.durability == "none" else self._part.sync
+            write(marks, paused=paused)
+
+    # ---- the end ----
+
+    def leave(self) -> None:
+        """Ends a transfer that had nothing to do: an empty part file goes, one with progress stays."""
+        if self._part is not None:
+            self._part.discard_if_empty()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of everything and leaves the files as they are."""
+        if self._follower is not None:
+            self._follower.stop()
+        if self._part is not None:
+            self._part.close()
+
+    def discard(self) -> None:
+        """Ends a transfer and removes its part file and checkpoint."""
+        if self._part is not None:
+            self._part.discard()
+        self.close()
+
+    def keep(
+        self, failure: FastxferError, marks: Partials, *, paused: bool, done: int, size: int | None
+    ) -> None:
+        """Ends a transfer that is not complete: everything is written down and kept, and `failure` says
+        what.
+        """
+        part = self._part
+        if part is None:
+            return
+        if not isinstance(failure, StorageError):  # a disk that failed is not asked to promise again
+            self.save(marks, paused=paused)
+        if part.checkpointed and done:
+            whole = f" of {format_size(size)}" if size is not None else ""
+            failure.kept = f"{format_size(done)}{whole} in {self.target.part}"
+        part.discard_if_empty()
+        self.close()
+
+    def complete(self, identity: Identity, *, resumed: bool, url: str) -> Found | str:
+        """Checks the whole object and makes it the target; returns a reason to start over when what was
+        resumed is wrong.
+
+        Raises ChecksumError, TargetExistsError and StorageError; the part file and its checkpoint stay then.
+        """
+        part, options = self._open_part(), self.options
+        size = part.ledger.size if part.ledger is not None else self.stream[0]
+        identity = replace(identity, size=size)
+        checksums = self._digests(part, size)
+        for algorithm, expected in options.checksum:
+            if checksums[algorithm] == expected:
+                continue
+            if resumed:
+                return f"the {algorithm} of the resumed file was wrong"
+            self.save(())
+            raise ChecksumError(
+                f"the {algorithm} of {url} is {checksums[algorithm]}, not {expected}: "
+                "the server has other bytes, or they were changed on the way; "
+                "to fetch it again use resume=False (--resume false)",
+                algorithm=algorithm,
+                expected=expected,
+                actual=checksums[algorithm],
+                kept=str(self.target.part),
+            )
+        modified = http_time(identity.last_modified)
+        mtime = modified if modified is not None else time.time()
+        part.publish(
+            size=size,
+            mtime=mtime,
+            durable=options.durability != "none",
+            replace=options.exists in ("update", "replace"),
+            record=make_record(identity, mtime),
+        )
+        return Found(identity, checksums, "checksum" if options.checksum else "none")
+
+    def _digests(self, part: PartFile, size: int) -> dict[str, str]:
+        checksums: dict[str, str] = {}
+        if self._follower is not None:
+            follower, self._follower = self._follower, None
+            checksums = follower.finish(size)
+        crc = self.stream[1] if part.ledger is None else _combined(part.ledger)
+        if crc is not None:
+            checksums["crc64nvme"] = f"{crc:016x}"
+        elif "crc64nvme" in dict(self.options.checksum):
+            checksums |= digest_file(self.target.part, ["crc64nvme"])
+        return checksums
+
+
+def _combined(ledger: ChunkLedger) -> int | None:
+    """Returns the object's CRC-64/NVME from its chunks' (no second read), or None when there are very
+    many.
+    """
+    if ledger.count > COMBINE_CHUNKS:
+        return None
+    crc = 0
+    for chunk in range(ledger.count):
+        start, stop = ledger.bounds(chunk)
+        crc = crc64nvme_combine(crc, ledger.crc(chunk), stop - start)
+    return crc
