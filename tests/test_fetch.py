@@ -19,6 +19,7 @@ from tests.servers.raw import Fault, RangeHandler, RawServer, Request, first
 
 CHUNK = 256 * 1024
 MIB = 1024**2
+LARGE = (2048 if os.environ.get("FASTXFER_SOAK") else 256) * MIB  # make soak
 
 
 def sha256(path: Path) -> str:
@@ -59,16 +60,28 @@ def test_every_chunk_size_arrives_whole(
 
 @pytest.mark.parametrize("place", ["disk", "tmpfs"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
+@pytest.mark.parametrize("connections", [1, 16, 128])
 def test_a_large_object_arrives_whole(
-    nginx: Nginx, objects: Objects, tmp_path: Path, place: str, tls: bool, shared_memory: Path
+    nginx: Nginx,
+    objects: Objects,
+    tmp_path: Path,
+    shared_memory: Path,
+    place: str,
+    tls: bool,
+    connections: int,
 ) -> None:
-    thing = objects.make(256 * MIB)
+    thing = objects.make(LARGE)
     out = (tmp_path if place == "disk" else shared_memory) / "out"
     result = fastxfer.fetch(
-        nginx.url(thing.name, tls=tls), out, ca_bundle=str(nginx.ca), checksum=f"sha256:{thing.sha256}"
+        nginx.url(thing.name, tls=tls),
+        out,
+        connections,
+        ca_bundle=str(nginx.ca),
+        checksum=f"sha256:{thing.sha256}",
     )
     assert result.verified == "checksum"
     assert result.checksums["sha256"] == thing.sha256 == sha256(out)
+    out.unlink()
 
 
 def test_http2_over_tls_uses_one_connection(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+# One command each: demo, test, soak, check, format, bench, dist, clean. All happens in .venv, which is made when needed
+# and made anew from its stamps when the C, the Cython or the project file change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+BUILD_INPUTS := pyproject.toml setup.py $(wildcard src_c/*.[ch] fastxfer/_native/*.pyx fastxfer/_native/*.pxd)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test soak check format bench dist clean
+
+demo: .venv/.ready
+	$(BIN)/fastxfer demo
+
+test: .venv/.ready-test
+	.ci/install-packages test
+	$(BIN)/python -m pytest
+
+# The tests with objects of 2 GiB and 2,000 kills; about an hour.
+soak: .venv/.ready-test
+	.ci/install-packages test
+	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/test_resume.py
+
+check: .venv/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+format: .venv/.ready-test
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: .venv/.ready-test
+	.ci/install-packages test bench
+	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m bench.compare $(COMPARE)
+
+dist: .venv/.ready-test
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f fastxfer/_native/*.c fastxfer/_native/*.so
+	find fastxfer tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interpreter without ensurepip leaves half an environment behind, hence the removal.
+$(BIN)/python:
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "no venv: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/.ready: $(BUILD_INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.ready-test: $(BUILD_INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch .venv/.ready $@
