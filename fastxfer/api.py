@@ -152,9 +152,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             connections: requests at once, 1 to 1024.
             checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
                 crc32c, crc64nvme, crc64xz.
-            chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to 4
-                MiB,
-                by size.
+            chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to
+                4 MiB, by size.
             resume: go on from a part file; False starts over.
             exists: "update" fetches only if the target differs from the object, "skip", "replace", or
                 "error".
@@ -172,9 +171,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             ignore_etag: do not compare ETags.
             durability: "periodic" (synced every 5 s), "chunk", or "none".
             sink: "auto", "mmap" or "pwrite".
-            progress: True for a bar, or a callable that takes a Progress about five times a second, on a
-                thread
-                of its own.
+            progress: True for a bar, or a callable that takes a Progress about five times a second, on
+                a thread of its own.
 
         Raises:
             FastxferError: one of its kinds (fastxfer.errors); `kept` says what is left to go on from.

@@ -75,7 +75,7 @@ class Lanes:
         """Lets go of all handles, and of their hold on the mapping; no request is on its way."""
         self._received = self.transferred
         for lane in self:
-            lane.exchange.writer.detach()
+            lane.exchange.close()
         self._lanes.clear()
 
     def stalled(self, now: float) -> list[Lane]:

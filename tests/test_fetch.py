@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -433,3 +435,62 @@ def test_two_transfers_of_one_target_do_not_mix(nginx: Nginx, objects: Objects, 
     assert leftovers(tmp_path) == ["out.part", "out.part.ckpt"]
     fastxfer.fetch(nginx.url(thing.name), tmp_path / "out")
     assert sha256(tmp_path / "out") == thing.sha256
+
+
+def test_a_proxy_is_gone_through(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    thing = objects.make(3 * MIB, name="by-proxy.bin")
+    # nginx takes a proxy's request line, an absolute URL, and serves the path whatever the host.
+    proxy = nginx.url("").rstrip("/")
+    result = fastxfer.fetch("http://no-such-host.invalid/by-proxy.bin", tmp_path / "out", proxy=proxy)
+    assert sha256(tmp_path / "out") == thing.sha256
+    assert result.url == "http://no-such-host.invalid/by-proxy.bin"
+
+
+def test_netrc_is_used_only_when_asked(
+    nginx: Nginx, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thing = objects.make(1000)
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password pass\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = nginx.url(thing.name, prefix="/auth")
+    with pytest.raises(fastxfer.AuthError):
+        fastxfer.fetch(url, tmp_path / "out")
+    fastxfer.fetch(url, tmp_path / "out", netrc=True)
+    assert sha256(tmp_path / "out") == thing.sha256
+
+
+def test_many_transfers_share_one_engine(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    things = [objects.make(2 * MIB, seed=seed) for seed in range(12)]
+    threads_before = threading.active_count()
+    transfers = [fastxfer.start(nginx.url(thing.name), tmp_path / thing.name, 4) for thing in things]
+    engines = [thread for thread in threading.enumerate() if thread.name == "fastxfer-engine"]
+    assert len(engines) == 1
+    for transfer, thing in zip(transfers, things, strict=True):
+        transfer.wait(60)
+        assert sha256(tmp_path / thing.name) == thing.sha256
+    assert threading.active_count() <= threads_before + 1 + len(transfers)
+
+
+def test_a_full_disk_is_named_and_what_came_is_kept(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    thing = objects.make(9 * MIB)
+    program = (
+        "import os, subprocess, sys, fastxfer\n"
+        "url, place, digest = sys.argv[1:]\n"
+        "subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', place], check=True)\n"
+        "out = place + '/out'\n"
+        "try:\n"
+        "    fastxfer.fetch(url, out)\n"
+        "except fastxfer.DiskFullError as error:\n"
+        "    assert error.exit_code == 9 and not os.path.exists(out)\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
+        "subprocess.run(['mount', '-o', 'remount,size=20m', place], check=True)\n"
+        "fastxfer.fetch(url, out, checksum='sha256:' + digest)\n"
+    )
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    subprocess.run(
+        [*unshare, sys.executable, "-c", program, nginx.url(thing.name), str(tmp_path), thing.sha256],
+        check=True,
+        timeout=60,
+    )

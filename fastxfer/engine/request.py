@@ -151,6 +151,11 @@ class Exchange:
             self.listener.head(self, self.head)
         return None
 
+    def close(self) -> None:
+        """Gives the handle and its sink back; the connection stays with the engine, for others."""
+        self.writer.detach()
+        self.easy.close()
+
     @property
     def http_version(self) -> str:
         """The version of HTTP that was spoken: "1.0", "1.1", "2" or "3", or "" before an answer."""
