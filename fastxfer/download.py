@@ -41,7 +41,7 @@ from fastxfer.errors import (
 from fastxfer.lanes import Lane, Lanes
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
-from fastxfer.plan.rates import RateMeter
+from fastxfer.plan.rates import RateMeter, TokenBucket
 from fastxfer.plan.response import (
     Changed,
     Identity,
@@ -62,6 +62,7 @@ from fastxfer.storage.part_file import Partials
 from fastxfer.storage.paths import Target, resolve_target
 
 TICK_S = 0.1
+REFILL_S = 0.02
 SAVE_TICK_S = 0.25
 ENDLESS = 2**62
 MAP_CELLS = 64
@@ -99,6 +100,7 @@ class Download:
         self._paused = False
         self._front = 0
         self._meter = RateMeter()
+        self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
         self._tick: Timer | None = None
         self._wake: Timer | None = None
         self._resumed = 0
@@ -190,6 +192,7 @@ class Download:
             self._on_disk(lambda: self._open_storage(identity), self._already_complete)
             return
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
+        self._refill()
         if self._paused:
             self._feed(plan.Pause())
         self._feed(self._begin_event())
@@ -501,6 +504,17 @@ class Download:
         self._publish_progress()
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
 
+    def _refill(self) -> None:
+        """Gives the lanes what the rate allows, and those that wait for it a push."""
+        throttle = self._lanes.throttle
+        if throttle is None or self._mode in ("settling", "over"):
+            return
+        throttle.tokens = self._bucket.refill(throttle.tokens, time.monotonic())
+        for lane in self._lanes:
+            if lane.exchange.writer.waiting and throttle.tokens > 0:
+                self._engine.unpause(lane.exchange)
+        self._engine.call_later(REFILL_S, lambda: self._guarded(self._refill))
+
     def _contiguous(self) -> int:
         ledger = self._keeping.ledger
         if ledger is not None:
@@ -636,6 +650,7 @@ class Download:
             return
         self._mode = "ranged"
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
+        self._refill()
         self._begin_again(outcome)
 
     def _finished(self, result: FetchResult | None, error: FastxferError | None) -> None:

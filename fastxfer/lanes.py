@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastxfer._native.bitmap import ChunkLedger
+from fastxfer._native.writer import Throttle
 from fastxfer.engine.request import Exchange
 from fastxfer.errors import FastxferError
 from fastxfer.options import TransferOptions
@@ -43,6 +44,8 @@ class Lanes:
         self._options = options
         self._lanes: dict[int, Lane] = {}
         self._received = 0
+        self.throttle = Throttle() if options.max_rate is not None else None
+        """What all lanes may take together, when the rate is limited."""
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
@@ -53,6 +56,7 @@ class Lanes:
         if lane is not None:
             return lane, False
         lane = self._lanes[slot] = Lane(Exchange(self._options))
+        lane.exchange.writer.limit(self.throttle)
         lane.exchange.slot = slot
         return lane, True
 
@@ -83,7 +87,7 @@ class Lanes:
         late = []
         for lane in self:
             received = lane.exchange.writer.received
-            if received != lane.seen or lane.held:
+            if received != lane.seen or lane.held or lane.exchange.writer.waiting:
                 lane.seen, lane.seen_at = received, now
             limit_s = self._options.stall_timeout
             if lane.exchange.head is None:

@@ -494,3 +494,13 @@ def test_a_full_disk_is_named_and_what_came_is_kept(nginx: Nginx, objects: Objec
         check=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("connections", [1, 16])
+def test_the_rate_limit_is_of_all_connections_together(
+    nginx: Nginx, objects: Objects, tmp_path: Path, connections: int
+) -> None:
+    thing = objects.make(16 * MIB)
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", connections, max_rate="16M")
+    assert sha256(tmp_path / "out") == thing.sha256
+    assert 0.85 <= result.elapsed <= 2.5, "16 MiB at 16 MiB/s, with a tenth of a second in advance"

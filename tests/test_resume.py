@@ -80,15 +80,15 @@ def test_killed_at_random_moments_it_goes_on(
     killed = 0
     for round_number in range(KILLS):
         out = tmp_path / f"out{round_number}"
-        moment = rng.randrange(SIZE // 50, SIZE * 9 // 10)
+        moment = rng.randrange(SIZE // 50, SIZE * 7 // 10)
         process = child(
             nginx.url(thing.name), out, durability=rng.choice(["none", "periodic", "chunk"]), sink=sink
         )
         reached = kill_at(process, moment)
-        if process.returncode != -signal.SIGKILL:
+        if out.exists():  # the kill came too late
+            assert sha256(out) == thing.sha256
             continue
         killed += 1
-        assert not out.exists()
         result = fastxfer.fetch(nginx.url(thing.name), out, checksum=f"sha256:{thing.sha256}", sink=sink)
         # What may be lost: a chunk a connection in flight, and what came since the last claim (0.5 s, and the
         # 0.25 s of its clock) at 64 MiB/s.

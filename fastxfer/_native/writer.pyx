@@ -6,7 +6,7 @@ keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called abo
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EOPNOTSUPP, errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
@@ -79,6 +79,14 @@ cdef class Mapping:
         return self.length
 
 
+cdef class Throttle:
+    """The bytes that a transfer's writers may still take, together. Whoever owns it adds to `tokens`; it may fall under 0 by a slice."""
+    cdef public int64_t tokens
+
+    def __init__(self, int64_t tokens=0):
+        self.tokens = tokens
+
+
 cdef class Writer:
     """A callable that puts a response's body where it belongs. One thread at a time.
 
@@ -90,6 +98,8 @@ cdef class Writer:
     cdef ChunkLedger ledger
     cdef Mapping mapping
     cdef bytearray collected
+    cdef Throttle throttle
+    cdef readonly bint waiting
     cdef readonly uint64_t received
     cdef readonly bint overrun
     cdef readonly int error
@@ -143,7 +153,7 @@ cdef class Writer:
             raise ValueError("a run must lie inside the object")
         if self.c.ledger != NULL and crc == 0 and pos % self.c.ledger.chunk_size and pos != stop:
             raise ValueError("a run begins at a chunk, or goes on from a known checksum")
-        self.overrun = False
+        self.overrun = self.waiting = False
         self.error = 0
         fx_writer_begin(&self.c, pos, stop, crc)
         self.mode = WRITING
@@ -168,6 +178,13 @@ cdef class Writer:
         free(self.c.buffer)
         self.c.buffer = NULL
         self.c.capacity = 0
+
+    def limit(self, Throttle throttle):
+        """Has the writer take bytes of a run only while `throttle` has tokens; None ends it.
+
+        Without tokens libcurl keeps the bytes and `waiting` is true, until the request is unpaused.
+        """
+        self.throttle = throttle
 
     def hold(self):
         """Keeps the next bytes inside libcurl until another mode is set and the request is unpaused."""
@@ -220,6 +237,11 @@ cdef class Writer:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if self.mode == WRITING:
+                if self.throttle is not None:
+                    self.waiting = self.throttle.tokens <= 0
+                    if self.waiting:
+                        return PAUSE
+                    self.throttle.tokens -= view.len
                 self.error = fx_writer_put(&self.c, <const unsigned char *>view.buf, view.len, &taken)
                 self.received += taken
                 if self.error == 0 and taken == <size_t>view.len:

@@ -107,8 +107,6 @@ class Exchange:
             easy.setopt(pycurl.PROXY, options.proxy)
         if options.netrc:
             easy.setopt(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
-        if options.max_rate is not None:
-            easy.setopt(pycurl.MAX_RECV_SPEED_LARGE, max(1, options.max_rate // options.connections))
 
     def prepare(self, request: Request, listener: Listener) -> None:
         """Sets the handle up for a request."""

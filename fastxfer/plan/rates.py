@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+BURST_S = 0.1
+
 
 class RateMeter:
     """An exponentially smoothed rate. `update(total, now)` takes a growing byte count and a time in
@@ -37,3 +39,22 @@ class RateMeter:
         self._weight = self._weight * keep + (1 - keep)
         self._last = (total, now)
         return self.rate
+
+
+class TokenBucket:
+    """A rate limit: how many bytes may pass, given how many were left and the time (in seconds) that went
+    by.
+    """
+
+    def __init__(self, rate: int, now: float) -> None:
+        self.burst = max(1, int(rate * BURST_S))
+        self._rate = rate
+        self._last = now
+        self._rest = 0.0
+
+    def refill(self, tokens: int, now: float) -> int:
+        """Returns the tokens at `now`: those left (perhaps under 0) and the new ones, at most a burst."""
+        fresh = self._rate * max(0.0, now - self._last) + self._rest
+        self._last = now
+        self._rest = fresh % 1.0
+        return min(self.burst, tokens + int(fresh))
