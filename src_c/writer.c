@@ -1,6 +1,7 @@
 #include "writer.h"
 
 #include <errno.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "crc64.h"
@@ -36,22 +37,45 @@ static int write_buffer(fx_writer *writer) {
     return 0;
 }
 
+static uint64_t cpu_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Brings the pages up to `ahead` in, and counts what it cost. */
+static int bring_in(fx_writer *writer, uint64_t ahead) {
+    fx_map_cost *cost = writer->cost;
+    const uint64_t began = cpu_ns();
+    int error = fx_pages_populate(writer->map, writer->populated, ahead);
+    if (error)
+        return error;
+    cost->ns += cpu_ns() - began;
+    cost->bytes += ahead - writer->populated;
+    if (cost->limit_ns && cost->bytes >= FX_COST_BYTES && cost->ns / (cost->bytes >> 20) > cost->limit_ns)
+        cost->costly = 1;
+    writer->populated = ahead;
+    return 0;
+}
+
+/* The window just finished goes back, the next one, which holds [pos, end), comes in: two system calls a window. */
+static int next_window(fx_writer *writer, uint64_t end) {
+    int error = fx_pages_release(writer->map, writer->released, writer->pos);
+    if (error)
+        return error;
+    writer->released = writer->pos;
+    if (writer->cost->costly && writer->buffer) {
+        error = fx_pages_release(writer->map, writer->pos, writer->populated);
+        writer->map = NULL;
+        writer->filled = 0;
+        return error;
+    }
+    return bring_in(writer, least((end + FX_WINDOW_BYTES - 1) / FX_WINDOW_BYTES * FX_WINDOW_BYTES,
+                                  writer->stop > end ? writer->stop : end));
+}
+
 static int put_mapped(fx_writer *writer, const unsigned char *slice, size_t length) {
     const uint64_t end = writer->pos + length;
-    if (end > writer->populated) {
-        /* The window just finished goes back, the next one comes in: two system calls a window. */
-        int error = fx_pages_release(writer->map, writer->released, writer->pos);
-        if (error)
-            return error;
-        writer->released = writer->pos;
-        uint64_t ahead = least((end + FX_WINDOW_BYTES - 1) / FX_WINDOW_BYTES * FX_WINDOW_BYTES, writer->stop);
-        if (ahead < end)
-            ahead = end; /* the run was cut short behind this slice's check */
-        error = fx_pages_populate(writer->map, writer->populated, ahead);
-        if (error)
-            return error;
-        writer->populated = ahead;
-    }
     writer->crc = fx_crc64nvme_copy(writer->crc, writer->map + writer->pos, slice, length);
     writer->pos = end;
     return 0;
@@ -93,7 +117,11 @@ int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, 
     *taken = 0;
     while (*taken < length && writer->pos < writer->stop) {
         const size_t n = (size_t)least(length - *taken, least(writer->stop, writer->chunk_end) - writer->pos);
-        int error = writer->map ? put_mapped(writer, slice + *taken, n) : put_buffered(writer, slice + *taken, n);
+        int error = 0;
+        if (writer->map && writer->pos + n > writer->populated)
+            error = next_window(writer, writer->pos + n);
+        if (!error)
+            error = writer->map ? put_mapped(writer, slice + *taken, n) : put_buffered(writer, slice + *taken, n);
         if (error)
             return error;
         *taken += n;

@@ -26,9 +26,16 @@ cdef extern from "pages.h" nogil:
 
 
 cdef extern from "writer.h" nogil:
+    ctypedef struct fx_map_cost:
+        uint64_t limit_ns
+        uint64_t bytes
+        uint64_t ns
+        int costly
+
     ctypedef struct fx_writer:
         fx_ledger *ledger
         unsigned char *map
+        fx_map_cost *cost
         unsigned char *buffer
         size_t capacity
         size_t filled
@@ -58,18 +65,28 @@ COLLECT_LIMIT = 65536
 cdef class Mapping:
     """A shared, writable mapping of the first `size` bytes of a file whose space is reserved. Unmapped when nothing refers to it.
 
-    Raises OSError when the mapping is refused, ValueError for a size under 1.
+    `limit_ns` is the CPU time that bringing a MiB of pages in may take on average, 0 for any: over it the mapping is `costly`, and writers
+    that have a buffer use that instead. Raises OSError when the mapping is refused, ValueError for a size under 1.
     """
     cdef unsigned char *base
     cdef size_t length
+    cdef int fd
+    cdef fx_map_cost cost
 
-    def __cinit__(self, int fd, uint64_t size):
+    def __cinit__(self, int fd, uint64_t size, uint64_t limit_ns=0):
         if size < 1:
             raise ValueError("a mapping has at least one byte")
         self.base = fx_map(fd, size)
         if self.base == NULL:
             raise OSError(errno, os.strerror(errno))
         self.length = size
+        self.fd = fd
+        self.cost.limit_ns = limit_ns
+
+    @property
+    def costly(self):
+        """True when bringing pages in took more than the limit."""
+        return self.cost.costly != 0
 
     def __dealloc__(self):
         if self.base != NULL:
@@ -111,30 +128,47 @@ cdef class Writer:
     def __dealloc__(self):
         free(self.c.buffer)
 
-    def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None):
-        """Sets the mapped sink. Raises ValueError when the mapping is not of the ledger's size."""
+    def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None, size_t capacity=0):
+        """Sets the mapped sink; `capacity` is of the buffer that is used should the mapping be costly, 0 for none.
+
+        Raises ValueError when the mapping is not of the ledger's size, MemoryError.
+        """
         if mapping.length != ledger.c.size:
             raise ValueError("mapping and ledger differ in size")
         self._forget()
+        if capacity:
+            self._make_buffer(capacity)
+        else:
+            self._drop_buffer()
         self.ledger = ledger
         self.mapping = mapping
         self.c.ledger = &ledger.c
         self.c.map = mapping.base
+        self.c.cost = &mapping.cost
+        self.c.fd = mapping.fd
 
     def use_file(self, ChunkLedger ledger, int fd, size_t capacity):
         """Sets the buffered sink: `capacity` bytes of buffer over `fd`; `ledger` is None when the size is not known. Raises MemoryError."""
         if capacity < 1:
             raise ValueError("a buffer has at least one byte")
         self._forget()
+        self._make_buffer(capacity)
+        self.ledger = ledger
+        self.c.ledger = &ledger.c if ledger is not None else NULL
+        self.c.fd = fd
+
+    def _make_buffer(self, size_t capacity):
         if self.c.buffer == NULL or self.c.capacity != capacity:
-            free(self.c.buffer)
+            self._drop_buffer()
             self.c.buffer = <unsigned char *>malloc(capacity)
             if self.c.buffer == NULL:
                 raise MemoryError()
             self.c.capacity = capacity
-        self.ledger = ledger
-        self.c.ledger = &ledger.c if ledger is not None else NULL
-        self.c.fd = fd
+
+    def _drop_buffer(self):
+        free(self.c.buffer)
+        self.c.buffer = NULL
+        self.c.capacity = 0
 
     def _forget(self):
         if self.mode == WRITING:
@@ -143,6 +177,7 @@ cdef class Writer:
         self.mapping = None
         self.c.ledger = NULL
         self.c.map = NULL
+        self.c.cost = NULL
         self.c.fd = -1
 
     def begin(self, uint64_t pos, uint64_t stop, uint64_t crc=0):
@@ -175,9 +210,7 @@ cdef class Writer:
         """Lets go of the sink and its memory; the writer refuses bytes from here on. Buffered bytes that were not ended are dropped."""
         self.mode = REFUSING
         self._forget()
-        free(self.c.buffer)
-        self.c.buffer = NULL
-        self.c.capacity = 0
+        self._drop_buffer()
 
     def limit(self, Throttle throttle):
         """Has the writer take bytes of a run only while `throttle` has tokens; None ends it.
