@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastxfer.errors import OptionError
 from fastxfer.units import parse_size
@@ -30,6 +31,7 @@ DIGEST_HEX_LENGTHS = {
     "crc64xz": 16,
 }
 
+_PROXY_SCHEMES = {"http", "https", "socks4", "socks4a", "socks5", "socks5h"}
 _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_HEADERS = {"range", "if-range", "accept-encoding", "host", "content-length", "transfer-encoding", "te"}
@@ -121,6 +123,20 @@ def _text(value: Any) -> str | None:
     text = str(value)
     if _CONTROL.search(text):
         raise ValueError("must not hold control characters")
+    return text
+
+
+def _proxy(value: Any) -> str | None:
+    text = _text(value)
+    if not text:
+        return text  # "" is libcurl's way to say: none, whatever the environment says
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be a proxy's URL, such as http://proxy.example:3128")
     return text
 
 
@@ -260,7 +276,7 @@ class TransferOptions:
     )
     netrc: bool = _option(_flag, False, "take credentials from ~/.netrc", metavar="BOOL")
     proxy: str | None = _option(
-        _text, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
+        _proxy, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
     )
     ca_bundle: str | None = _option(
         _text, None, "file with the certificate authorities to trust", metavar="FILE"

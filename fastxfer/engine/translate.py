@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 import pycurl
 
@@ -33,6 +34,8 @@ _BAD_ANSWER = {
     8,  # CURLE_WEIRD_SERVER_REPLY
     100,  # CURLE_TOO_LARGE: a header field or a line past libcurl's limits
 }
+# What libcurl tells may quote a URL, a proxy's for one, with its password.
+_USER_INFO = re.compile(r"//[^/\s]*@")
 _BAD_URL = {pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL}
 
 
@@ -40,7 +43,7 @@ def translate(code: int, detail: str, os_errno: int) -> FastxferError:
     """Returns the error for libcurl's `code`; `detail` is its own text, `os_errno` the system's number or
     0.
     """
-    text = detail or pycurl.error(code).__class__.__name__
+    text = _USER_INFO.sub("//", detail) or pycurl.error(code).__class__.__name__
     if code in _DNS:
         return DNSError(f"the host's name was not found ({text})")
     if code == pycurl.E_OPERATION_TIMEDOUT:

@@ -48,6 +48,8 @@ def parse_content_range(value: str) -> ContentRange:
         raise ValueError(f"{value[:80]!r} is not a Content-Range in bytes")
     first, last, total_text = match.groups()
     total = None if total_text == "*" else int(total_text)
+    if total is not None and total > _LIMIT:
+        raise ValueError(f"{value[:80]!r} tells an impossible size")
     if first is None:
         if total is None:
             raise ValueError("a Content-Range of */* says nothing")
@@ -87,6 +89,8 @@ def parse_range(value: str, size: int) -> list[Span] | None:
 
 def subtract(spans: list[Span], hole: Span) -> list[Span]:
     """Returns the parts of sorted, disjoint `spans` that are outside `hole`."""
+    if hole[0] >= hole[1]:
+        return list(spans)
     left: list[Span] = []
     for start, stop in spans:
         if start < min(stop, hole[0]):

@@ -138,6 +138,8 @@ def judge(
         return _whole(asked, known, headers, ignore_etag)
     if status == 416 and asked is not None:
         return _unsatisfiable(known, headers, ignore_etag)
+    if status == 412 and known is not None:
+        return Changed(f"the server answered {_phrase(status)}", Identity())
     raise _refusal(status, headers, now_epoch_s)
 
 
@@ -176,6 +178,9 @@ def _content_length(headers: Headers) -> int | None:
         raise BadResponseError("the answer has conflicting Content-Length fields")  # RFC 9112 section 6.3
     if not values:
         return None
+    if headers.all("transfer-encoding"):
+        # Two framings that may differ: a sign of smuggling (RFC 9112 section 6.3).
+        raise BadResponseError("the answer has both a Content-Length and a Transfer-Encoding")
     text = values.pop()
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
         raise BadResponseError(f"the answer has an impossible Content-Length, {text[:40]!r}")
@@ -218,6 +223,8 @@ def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignor
     if total is None:
         if known is None or known.size is None:
             return NotRanged("the server does not tell the object's size with its ranges")
+        if content_range.span[1] > known.size:
+            raise RangeError(f"the server sent bytes past the object's {known.size}")
         identity = Identity(known.size, identity.etag, identity.last_modified)
     start, stop = content_range.span
     length = _content_length(headers)
@@ -257,7 +264,7 @@ def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_
             return NotRanged("the server answered 200 with a Content-Range and another Content-Length")
         identity = identity_of(headers, total)
         return _compare(known, identity, ignore_etag) or Partial(*span, identity)
-    identity = identity_of(headers, None if headers.get("transfer-encoding") else length)
+    identity = identity_of(headers, length)
     return _compare(known, identity, ignore_etag) or Whole(identity)
 
 

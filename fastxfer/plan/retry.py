@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 
 BASE_S = 0.25
@@ -27,11 +28,13 @@ def parse_retry_after(value: str | None, now_epoch_s: float) -> float | None:
     if value is None:
         return None
     text = value.strip()
-    if text.isascii() and text.lstrip("-").isdigit():
+    if text.isascii() and text.removeprefix("-").isdigit():
         seconds = float(text[:20])
     else:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now_epoch_s
+            date = parsedate_to_datetime(text)
+            # The form without a zone, asctime's, is in GMT too (RFC 9110 section 5.6.7).
+            seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now_epoch_s
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(0.0, seconds), RETRY_AFTER_CAP_S)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastxfer.errors import FastxferError, OverloadedError, Retry
+from fastxfer.errors import BadResponseError, FastxferError, OverloadedError, Retry
 from fastxfer.plan import ranges
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.retry import backoff_s
@@ -124,6 +124,7 @@ class _Run:
     stop: int | None
     owed: int | None  # the run answers for the bytes up to here
     began: float
+    aborted: bool = False  # its end was asked for and says nothing about the server
 
 
 @dataclass(slots=True)
@@ -146,6 +147,7 @@ class Scheduler:
         self._gaps: list[Span] = []
         self._chunk = 1
         self._single_size: int | None = None
+        self._single_best = 0  # how far the stream has come in any of its attempts
         self._mode = "new"
         self._paused = False
         self._over = False
@@ -178,10 +180,10 @@ class Scheduler:
         """Returns when a resting slot may go on, or None when none rests that has work."""
         if self._paused or self._over or not self._gaps:
             return None
-        times = [s.rest_until for i, s in enumerate(self._slots) if i not in self._runs]
-        if len(self._runs) >= self._limit and self._limit < self._connections:
-            times.append(self._limited_at + RECOVERY_S)
-        return min(times, default=None)
+        if len(self._runs) >= self._most():
+            limited = self._mode == "ranged" and self._limit < self._connections
+            return self._limited_at + RECOVERY_S if limited else None
+        return min((slot.rest_until for index, slot in self._idle()), default=None)
 
     # ---- the machine ----
 
@@ -209,6 +211,8 @@ class Scheduler:
                     return commands
             case Pause():
                 self._paused = True
+                for run in self._runs.values():
+                    run.aborted = True
                 return [Abort(slot) for slot in self._runs]
             case Resume():
                 self._paused = False
@@ -239,8 +243,11 @@ class Scheduler:
     def _ended(self, event: Ended, now: float) -> list[Command]:
         run = self._runs.pop(event.slot)
         slot = self._slots[event.slot]
-        moved = event.pos > run.start
+        # A stream that can only begin again has moved when it came further than ever before: a server that
+        # always cuts it at the same place is given up.
+        moved = event.pos > (self._single_best if self._mode == "single" else run.start)
         if moved:
+            self._single_best = event.pos
             self._moved_at = now
             self.last_error = None
             slot.failures = 0
@@ -248,12 +255,16 @@ class Scheduler:
                 each.strikes = 0
             rate = (event.pos - run.start) / max(now - run.began, 1e-6)
             slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
-        if event.error is None and run.owed is None and not self._paused:
+        if event.error is None and run.owed is None and not run.aborted:
             return []  # a stream of unknown length that ended as it should
         self._give_back(run, event)
-        if event.error is None:
+        error = event.error
+        if error is None and not moved and not run.aborted and event.pos < (run.owed or 0):
+            # Asking again at once would go round as fast as the server answers.
+            error = BadResponseError("the server's answer ended before a byte of use came")
+        if error is None:
             return []
-        return self._failed(slot, event.error, event.jitter, now)
+        return self._failed(slot, error, event.jitter, now)
 
     def _give_back(self, run: _Run, event: Ended) -> None:
         if self._mode == "single":
@@ -290,21 +301,33 @@ class Scheduler:
         if not self._gaps and not self._runs and self._mode != "probing":
             self._over = True
             return [Complete()]
-        if self._limit < self._connections and now - self._limited_at >= RECOVERY_S:
+        if self._limit < self._connections and now >= self._limited_at + RECOVERY_S:
             self._limit += 1
             self._limited_at = now
         commands: list[Command] = []
-        most = self._limit if self._mode == "ranged" else 1
-        for index, slot in enumerate(self._slots):
-            if not self._gaps or len(self._runs) >= most:
+        for index, slot in self._idle():
+            if not self._gaps or len(self._runs) >= self._most():
                 break
-            if index in self._runs or slot.rest_until > now:
+            if slot.rest_until > now:
                 continue
             start, stop = self._cut(slot)
             owed = stop if self._mode != "single" else self._single_size
             self._runs[index] = _Run(start, stop, owed, now)
             commands.append(Fetch(index, start, stop))
         return commands
+
+    def _most(self) -> int:
+        """Returns how many requests may be out now."""
+        return self._limit if self._mode == "ranged" else 1
+
+    def _idle(self) -> list[tuple[int, _Slot]]:
+        """Returns the slots without a run that may get one.
+
+        While there is only one request at a time it is the first slot's, so that its rests are kept and its
+        failures counted in a row.
+        """
+        usable = self._slots if self._mode == "ranged" else self._slots[:1]
+        return [(index, slot) for index, slot in enumerate(usable) if index not in self._runs]
 
     def _cut(self, slot: _Slot) -> tuple[int, int | None]:
         """Takes a run from the front of the gaps."""
@@ -314,7 +337,7 @@ class Scheduler:
         start, stop = self._gaps[0]
         cap = slot.rate * RUN_SECONDS if slot.rate else FIRST_RUN_BYTES
         guided = ranges.length(self._gaps) // (2 * self._connections)
-        least = max(self._chunk, MIN_RUN_BYTES)
+        least = max(self._chunk, PROBE_BYTES if self._mode == "probing" else MIN_RUN_BYTES)
         wish = max(least, min(guided, int(cap)))
         end = min(stop, -(-(start + wish) // self._chunk) * self._chunk)
         if stop - end < least:

@@ -13,6 +13,9 @@ from fastxfer.plan.ranges import Span, format_range
 
 MAX_REDIRECTS = 10
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_HOST = re.compile(r"[0-9A-Za-z._~%-]+")
+_CONTROL_ONLY = re.compile(r"[\x00-\x1f\x7f]")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _SECRET_HEADERS = (
     "authorization",
     "cookie",
@@ -61,8 +64,8 @@ class HttpSource:
         try:
             parts = urlsplit(url.strip())
             port = parts.port
-        except ValueError as error:
-            raise OptionError(f"the URL cannot be read: {error}") from error
+        except ValueError:  # its text may quote what stands there, a password too
+            raise OptionError("the URL cannot be read: its host or its port makes no sense") from None
         if parts.scheme.lower() not in ("http", "https"):
             named = f"scheme {parts.scheme!r}" if parts.scheme else "a URL without a scheme"
             raise OptionError(f"{named} is not supported: write http:// or https://")
@@ -72,11 +75,16 @@ class HttpSource:
         credentials = options.auth
         if parts.username is not None and credentials is None:
             credentials = (unquote(parts.username), unquote(parts.password or ""))
+            if ":" in credentials[0] or _CONTROL_ONLY.search("".join(credentials)):
+                raise OptionError("the URL's user info has a colon in the user or a control character")
         netloc = f"{host}:{port}" if port is not None else host
         # What is not ASCII is sent percent-encoded in UTF-8 (RFC 3987 section 3.1); what is encoded already
         # stays as it is.
-        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-        query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
+        try:
+            path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+            query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
+        except UnicodeEncodeError as error:
+            raise OptionError("the URL has a character that UTF-8 cannot express") from error
         clean = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
         return cls(clean, origin(clean), credentials, options.headers)
 
@@ -109,8 +117,9 @@ class HttpSource:
             raise BadResponseError(f"the server redirects more than {MAX_REDIRECTS} times")
         if _CONTROL.search(location):
             raise BadResponseError("the server redirects to a URL with a space or a control character")
-        url = urljoin(self.url, location)
         try:
+            # A field's bytes over 127 were read as Latin-1; in a URL they are percent-encoded.
+            url = urljoin(self.url, quote(location.encode("latin-1"), safe=_PRINTABLE))
             parts = urlsplit(url)
             to = origin(url)
         except ValueError as error:
@@ -132,9 +141,12 @@ class HttpSource:
 
 
 def _ascii_host(host: str) -> str:
-    if host.isascii():
-        return f"[{host}]" if ":" in host else host
+    if ":" in host:
+        return f"[{host}]"
     try:
-        return host.encode("idna").decode("ascii")
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError as error:
         raise OptionError(f"the URL's host {host[:60]!r} is not a host name") from error
+    if not _HOST.fullmatch(name):
+        raise OptionError(f"the URL's host {host[:60]!r} is not a host name")
+    return name

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import struct
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from fastxfer._native.bitmap import MAX_CHUNKS
@@ -23,6 +25,10 @@ VERSION = 1
 BLOCK = 4096
 MAX_FILE = 1024**3
 MAX_DESCRIPTION = 65536
+MAX_FIELD = 3072
+MAX_PARTIALS = 1024
+_PARTIAL_BYTES = len('[18446744073709551615,"0123456789abcdef"],')
+_HEX64 = re.compile(r"[0-9a-f]{16}")
 _HEADER = struct.Struct("<8sII16sQQ8x")
 _CRC = struct.Struct("<Q")
 _HEADER_BYTES = _HEADER.size + _CRC.size
@@ -56,11 +62,11 @@ class Checkpoint:
 def _description(checkpoint: Checkpoint) -> bytes:
     return json.dumps(
         {
-            "url": checkpoint.url,
+            "url": checkpoint.url[:MAX_FIELD],
             "url_sha256": checkpoint.url_sha256,
             "size": checkpoint.identity.size,
-            "etag": checkpoint.identity.etag,
-            "last_modified": checkpoint.identity.last_modified,
+            "etag": _short(checkpoint.identity.etag),
+            "last_modified": _short(checkpoint.identity.last_modified),
             "chunk_size": checkpoint.chunk_size,
             "boot_id": checkpoint.boot_id,
             "inode": checkpoint.inode,
@@ -72,11 +78,16 @@ def _description(checkpoint: Checkpoint) -> bytes:
     ).encode()
 
 
+def _short(validator: str | None) -> str | None:
+    # A validator of absurd length is not kept, so that the description always fits.
+    return validator if validator is None or len(validator) <= MAX_FIELD else None
+
+
 def slot_size_for(checkpoint: Checkpoint) -> int:
     """Returns a slot size in bytes that holds this checkpoint with any number of partials up to 1,024."""
     fixed = _HEADER_BYTES + 4 + 2 * len(checkpoint.claimed) + len(checkpoint.crcs)
-    room = max(BLOCK // 2, len(_description(checkpoint))) + BLOCK
-    return -(-(fixed + room) // BLOCK) * BLOCK
+    description = len(_description(_with_partials(checkpoint, ()))) + MAX_PARTIALS * _PARTIAL_BYTES
+    return -(-(fixed + min(description, MAX_DESCRIPTION)) // BLOCK) * BLOCK
 
 
 def encode_slot(checkpoint: Checkpoint, *, job_id: bytes, sequence: int, slot_size: int) -> bytes:
@@ -86,17 +97,17 @@ def encode_slot(checkpoint: Checkpoint, *, job_id: bytes, sequence: int, slot_si
     bitmaps = checkpoint.durable + checkpoint.claimed + checkpoint.crcs
     room = min(MAX_DESCRIPTION, slot_size - _HEADER_BYTES - 4 - len(bitmaps))
     description = _description(checkpoint)
-    partials = checkpoint.partials
-    while len(description) > room and partials:
-        partials = partials[:-1]
-        description = _description(_with_partials(checkpoint, partials))
+    if len(description) > room:
+        left = room - len(_description(_with_partials(checkpoint, ())))
+        sizes = accumulate(len(f'[{pos},"{crc:016x}"],') for pos, crc in checkpoint.partials)
+        fitting = sum(size <= left for size in sizes)
+        description = _description(_with_partials(checkpoint, checkpoint.partials[:fitting]))
     payload = struct.pack("<I", len(description)) + description + bitmaps
     header = _HEADER.pack(MAGIC, VERSION, slot_size // BLOCK, job_id, sequence, len(payload))
     return header + _CRC.pack(crc64nvme(payload, crc64nvme(header))) + payload
 
 
 def _with_partials(checkpoint: Checkpoint, partials: tuple[tuple[int, int], ...]) -> Checkpoint:
-
     return replace(checkpoint, partials=partials)
 
 
@@ -176,7 +187,7 @@ def _from_json(value: Any) -> dict[str, Any]:
         raise ValueError("too many chunks")
     partials = []
     for pos, crc in value["partials"]:
-        partials.append((_number(pos, 1, size or 0), int(_text(crc, 16), 16)))
+        partials.append((_number(pos, 1, size or 0), _hex64(crc)))
     return {
         "url": _text(value["url"]),
         "url_sha256": _text(value["url_sha256"]),
@@ -197,8 +208,14 @@ def _number(value: Any, least: int, most: int) -> int:
     return value
 
 
-def _text(value: Any, longest: int = MAX_DESCRIPTION) -> str:
-    if not isinstance(value, str) or len(value) > longest:
+def _hex64(value: Any) -> int:
+    if not isinstance(value, str) or not _HEX64.fullmatch(value):
+        raise ValueError("not a checksum in hex")
+    return int(value, 16)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
         raise ValueError("not a text")
     return value
 
@@ -224,6 +241,7 @@ class CheckpointFile:
         self._slot_size = slot_size
         self._index = index  # of the slot written last
         self._durable_index: int | None = None
+        self._sync_first = False  # the slot to keep may be in the page cache only
 
     @classmethod
     def create(cls, path: str, checkpoint: Checkpoint) -> CheckpointFile:
@@ -255,6 +273,7 @@ class CheckpointFile:
         size = os.fstat(fd).st_size // 2
         loaded = cls(path, fd, job_id=job_id, sequence=sequence, slot_size=size, index=index)
         loaded._durable_index = index  # not to be overwritten by the next claim, whatever it was
+        loaded._sync_first = True
         return loaded, checkpoint
 
     def write(self, checkpoint: Checkpoint, *, durable: bool) -> None:
@@ -266,6 +285,10 @@ class CheckpointFile:
             checkpoint, job_id=self._job_id, sequence=self._sequence + 1, slot_size=self._slot_size
         )
         try:
+            if self._sync_first:
+                # The other slot may be the only durable one: it goes only when this one is durable too.
+                os.fdatasync(self._fd)
+                self._sync_first = False
             written = os.pwrite(self._fd, slot, index * self._slot_size)
             if written != len(slot):
                 raise OSError(28, os.strerror(28))

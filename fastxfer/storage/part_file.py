@@ -31,9 +31,9 @@ from fastxfer.storage.publish import publish
 # buffers.
 BUFFER_BYTES = 256 * 1024
 READ_BYTES = 1024**2
-# What bringing a MiB of the mapping in may cost before `auto` goes on with pwrite, whose own price this is about. It is 0.13 to
-# 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages of 4 KiB; 2 ms and more on a virtual
-# machine whose free memory its host took back.
+# What bringing a MiB of the mapping in may cost before `auto` goes on with pwrite, whose own price this is
+# about. It is 0.13 to 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages
+# of 4 KiB; 2 ms and more on a virtual machine whose free memory its host took back.
 MAP_LIMIT_NS = 500_000
 
 Partials = tuple[tuple[int, int], ...]

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 from fastxfer.errors import OptionError, StorageError, storage_error
 
 MAX_NAME_BYTES = 255
-_BAD = re.compile(r"[\x00-\x1f\x7f/\\]")
+_BAD = re.compile(r"[\x00-\x1f\x7f-\x9f/\\:]|[. ]\Z")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _ENCODED = re.compile(r"%(2f|5c|00|25)", re.IGNORECASE)
 
 
@@ -29,16 +30,24 @@ def safe_name(name: str) -> str:
     """Returns an outside name (of a URL, a manifest) as one file name, unchanged, or raises OptionError if
     it cannot be one.
 
-    Refused: empty, "." and "..", slashes of both kinds (percent-encoded ones too), control characters, over
-    255 bytes.
+    Refused: empty, "." and "..", slashes of both kinds (percent-encoded ones too), control characters,
+    colons, a dot or space at the end and the device names of Windows (the file would not travel), over 255
+    bytes.
     """
     if name in ("", ".", ".."):
         raise OptionError(f"{name!r} is no file name: say where to write with out (-o FILE)")
-    if _BAD.search(name) or _ENCODED.search(name):
+    if _BAD.search(name) or _ENCODED.search(name) or _RESERVED.fullmatch(name):
         raise OptionError(f"{name[:80]!r} is not safe as a file name: say where to write with out (-o FILE)")
-    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if _bytes_of(name) > MAX_NAME_BYTES:
         raise OptionError("the URL's name is over 255 bytes long: say where to write with out (-o FILE)")
     return name
+
+
+def _bytes_of(name: str) -> int:
+    try:
+        return len(os.fsencode(name))
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{ascii(name)[:80]} cannot be a file name here") from error
 
 
 def name_of_url(url: str) -> str:
@@ -67,12 +76,12 @@ def resolve_target(url: str, out: str | os.PathLike[str] | None) -> Target:
     if "\0" in text:
         raise OptionError("out must not hold a NUL character")
     final = Path(text or ".")
-    if not text or text.endswith(os.sep) or final.is_dir():
+    if not text or text.endswith(os.sep) or os.path.isdir(final):
         final = final / name_of_url(url)
-    if len(os.fsencode(final.name)) > MAX_NAME_BYTES - len(".part.ckpt"):
+    if _bytes_of(final.name) > MAX_NAME_BYTES - len(".part.ckpt"):
         raise OptionError("the file's name is too long for its working files: 245 bytes are allowed")
     directory = final.parent
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise StorageError(f"cannot write {final}: there is no directory {directory}; create it first")
     try:
         mode = final.stat().st_mode

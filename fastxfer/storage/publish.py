@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def http_time(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # The form without a zone, asctime's, is in GMT too.
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -87,7 +90,7 @@ def make_record(identity: Identity, mtime: float | None) -> bytes | None:
     """
     if identity.etag is None or mtime is None:
         return None
-    record = json.dumps({"etag": identity.etag, "size": identity.size, "mtime": mtime}).encode()
+    record = json.dumps({"etag": identity.etag, "size": identity.size, "mtime": float(mtime)}).encode()
     return record if len(record) <= MAX_RECORD else None
 
 
@@ -116,12 +119,12 @@ def is_unchanged(path: Path, remote: Identity, *, ignore_etag: bool = False) -> 
 def _kept_etag(path: Path, mtime: float) -> str | None:
     try:
         value = json.loads(os.getxattr(path, XATTR))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("etag"), str):
         return None
     stored = value.get("mtime")
-    if not isinstance(stored, (int, float)) or abs(stored - mtime) > 1e-3:
+    if not isinstance(stored, float) or not abs(stored - mtime) <= 1e-3:
         return None  # the file was touched since: the record is not about these bytes
     etag: str = value["etag"]
     return etag

@@ -1,0 +1,103 @@
+"""The rate meter, with times that the test makes up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastxfer.plan.rates import BURST_S, RateMeter, TokenBucket
+
+
+def test_there_is_no_rate_before_the_second_update() -> None:
+    meter = RateMeter()
+    assert meter.rate == 0.0
+    assert meter.update(1000, 5.0) == 0.0
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.1, 1.0, 60.0])
+def test_a_steady_stream_has_its_rate_from_the_first_interval_on(step_s: float) -> None:
+    meter = RateMeter()
+    for tick in range(20):
+        rate = meter.update(int(tick * step_s * 1_000_000), tick * step_s)
+        if tick:
+            assert rate == pytest.approx(1_000_000, rel=1e-3)
+
+
+def test_the_rate_follows_a_change_within_a_few_time_constants() -> None:
+    meter = RateMeter(time_constant_s=3.0)
+    total, now = 0, 0.0
+    for rate in (1000, 5000):
+        for _ in range(200):
+            total, now = total + rate // 10, now + 0.1
+            meter.update(total, now)
+        assert meter.rate == pytest.approx(rate, rel=0.01)
+
+
+def test_a_stall_lets_the_rate_fall() -> None:
+    meter = RateMeter(time_constant_s=3.0)
+    meter.update(0, 0.0)
+    meter.update(1000, 1.0)
+    assert meter.update(1000, 4.0) < 500
+    assert meter.update(1000, 60.0) < 1
+
+
+def test_two_updates_at_one_time_change_nothing() -> None:
+    meter = RateMeter()
+    meter.update(0, 0.0)
+    meter.update(100, 1.0)
+    assert meter.update(5000, 1.0) == meter.rate == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("total", "now"), [(50, 2.0), (200, 0.5)])
+def test_a_count_or_time_that_goes_back_starts_the_measuring_anew(total: int, now: float) -> None:
+    meter = RateMeter()
+    meter.update(0, 0.0)
+    meter.update(100, 1.0)
+    assert meter.update(total, now) == 0.0
+    assert meter.update(total + 30, now + 1.0) == pytest.approx(30)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.floats(0.001, 1000)), min_size=1, max_size=30))
+def test_the_rate_lies_between_the_slowest_and_the_fastest_interval(steps: list[tuple[int, float]]) -> None:
+    meter = RateMeter()
+    total, now = 0, 0.0
+    meter.update(total, now)
+    seen = []
+    for moved, elapsed in steps:
+        total, before, now = total + moved, now, now + elapsed
+        seen.append(moved / (now - before))
+        rate = meter.update(total, now)
+        assert min(seen) * (1 - 1e-6) - 1e-6 <= rate <= max(seen) * (1 + 1e-6) + 1e-6
+
+
+# ---- the rate limit ----
+
+
+def test_a_bucket_begins_empty_and_fills_to_a_burst() -> None:
+    bucket = TokenBucket(1_000_000, 5.0)
+    assert bucket.refill(0, 5.0) == 0
+    assert bucket.refill(0, 5.01) == pytest.approx(10_000, abs=1)
+    assert bucket.refill(0, 99.0) == bucket.burst == 1_000_000 * BURST_S
+
+
+def test_what_was_overdrawn_is_paid_back_first() -> None:
+    bucket = TokenBucket(1000, 0.0)
+    assert bucket.refill(-5000, 1.0) == -4000
+
+
+def test_a_time_that_goes_back_gives_nothing() -> None:
+    bucket = TokenBucket(1000, 10.0)
+    assert bucket.refill(7, 9.0) == 7
+    assert bucket.refill(7, 9.05) == pytest.approx(57, abs=1)
+
+
+@given(st.integers(1, 10**6), st.lists(st.floats(0.0001, 0.05), min_size=1, max_size=100))
+def test_the_bytes_that_pass_keep_to_the_rate(rate: int, steps: list[float]) -> None:
+    bucket = TokenBucket(rate, 0.0)
+    now, passed, tokens = 0.0, 0, 0
+    for step in steps:
+        now += step
+        tokens = bucket.refill(tokens, now)
+        passed, tokens = passed + max(0, tokens), min(0, tokens)
+    assert rate * now - 2 <= passed + tokens + 1 <= rate * now + 2 or bucket.burst < rate * max(steps)

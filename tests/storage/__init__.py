@@ -1,0 +1,1 @@
+"""Tests of the part file, its checkpoint and its target."""
