@@ -1,0 +1,167 @@
+"""`fastxfer fetch`: one transfer, shown as a bar, as JSON lines or not at all.
+
+Signals and keys only ask the transfer to stop; it then ends by itself, with everything saved, and raises. So
+there is one way out, and no moment at which Ctrl-C can hit half a save.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastxfer.api import Transfer, start
+from fastxfer.cli import output
+from fastxfer.cli.arguments import (
+    Option,
+    Parser,
+    one_url,
+    switch,
+    target_options,
+    transfer_options,
+    values,
+)
+from fastxfer.errors import FastxferError, OptionError
+from fastxfer.results import FetchResult
+from fastxfer.storage.paths import resolve_target
+
+# Below this no bar is shown: what is over at once needs none, and importing rich takes 50 ms.
+BAR_AFTER_S = 0.2
+FRAME_S = 0.1
+EVENT_S = 1.0
+
+EPILOG = """\
+Every option with a value is also a variable, --stall-timeout is FASTXFER_STALL_TIMEOUT; the command line
+wins. K, M and G are powers of 1024. On a terminal p pauses and goes on, q stops; so does Ctrl-C: run the same
+command again to go on. Nothing stands under the target's name before it is complete.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command. Raises FastxferError."""
+    parser, targets, options = make_parser()
+    given = parser.parse(arguments, "urls")
+    url = one_url(given.urls)
+    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
+    show_bar = (
+        sys.stderr is not None
+        and sys.stderr.isatty()
+        and not quiet
+        and (switch("progress", given.progress) or not as_json)
+    )
+    result = fetch(
+        url,
+        out_path(**values(targets, given)),
+        values(options, given),
+        as_json=as_json,
+        bar=show_bar,
+    )
+    if as_json:
+        output.event("result", result.to_dict())
+    elif not quiet:
+        output.line(output.plain("; ".join([str(result), *result.notes])))
+    return 0
+
+
+def make_parser() -> tuple[Parser, list[Option], list[Option]]:
+    """Returns the parser, the options of the target and those of the transfer."""
+    parser = Parser(
+        "fetch",
+        "URL [-o OUT] [-d DIR] [OPTION...]",
+        "Fetches an object over many connections into one file, and goes on where an earlier run stopped.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("urls", metavar="URL", nargs="*", help="http:// or https://")
+    targets, options = target_options(), transfer_options()
+    parser.add_options("target", targets)
+    parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
+    parser.add_switch("-q", "--quiet", help="no output but errors")
+    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+    parser.add_switch("-c", "--continue", help="accepted for old habits: it always goes on where it stopped")
+    parser.add_argument(
+        "--insecure",
+        dest="verify_tls",
+        action="store_const",
+        const="false",
+        help="the same as --verify-tls false",
+    )
+    parser.add_options("transfer", options)
+    return parser, targets, options
+
+
+def out_path(out: str | None = None, dir: str | None = None) -> str | None:
+    """Returns the `out` of a fetch from -o and -d; a relative -o is inside -d."""
+    if out == "-":
+        raise OptionError(
+            "-o/--out: many connections cannot write to a pipe; name a file (./- for one named -)"
+        )
+    if out is not None:
+        return os.path.join(dir, out) if dir is not None else out
+    return os.path.join(dir, "") if dir is not None else None
+
+
+def fetch(url: str, out: str | None, options: dict[str, Any], *, as_json: bool, bar: bool) -> FetchResult:
+    """Fetches as `fastxfer.fetch` does, and shows how it goes. Raises FastxferError, a stop included."""
+    with start(url, out, **options) as transfer:
+        _stop_on_signals(transfer)
+        if bar and not _over_within(transfer, BAR_AFTER_S):
+            _watch(transfer, out, as_json)
+        elif as_json:
+            _tell(transfer)
+        return transfer.wait()
+
+
+def _stop_on_signals(transfer: Transfer) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        transfer.cancel()
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, stop)
+
+
+def _over_within(transfer: Transfer, timeout_s: float) -> bool:
+    """Waits for the end; returns whether it came. What the end is, is for `wait` to say later."""
+    try:
+        transfer.wait(timeout_s)
+    except FastxferError:
+        pass
+    return transfer.done
+
+
+def _tell(transfer: Transfer) -> None:
+    """Writes progress events, one a second, until it is over."""
+    while not _over_within(transfer, 0):
+        output.event("progress", transfer.progress.to_dict())
+        _over_within(transfer, EVENT_S)
+
+
+def _watch(transfer: Transfer, out: str | None, as_json: bool) -> None:
+    """Shows the bar, and the events too if asked for, and obeys the keys until it is over."""
+    from fastxfer.cli.keys import Keyboard
+    from fastxfer.progress.bar import Bar
+
+    name = resolve_target(transfer.progress.url, out).final.name
+    paused = False
+    event_at = 0.0
+    with Keyboard() as keyboard, Bar(name=name, keys=keyboard.present) as bar:
+        while not transfer.done:
+            bar.show(transfer.progress)
+            if as_json and time.monotonic() >= event_at:
+                event_at = time.monotonic() + EVENT_S
+                output.event("progress", transfer.progress.to_dict())
+            key = keyboard.read(FRAME_S)
+            if key == "p":
+                paused = not paused
+                (transfer.pause if paused else transfer.resume)()
+            elif key == "q":
+                transfer.cancel()
+            elif key is None:
+                _over_within(transfer, FRAME_S)
+        bar.show(transfer.progress)

@@ -1,0 +1,1 @@
+"""The command line as its users have it: processes of its own, pipes and terminals."""
