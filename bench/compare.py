@@ -8,14 +8,18 @@ How it is measured:
   removed afterwards; `sync` follows, outside the timed part, so that nobody writes back another's pages. A
   warm-up round comes first: its figures are dropped, and what it has fetched is checked by SHA-256 (later
   rounds: by size).
-- CPU is the user and system time of the process and its children as the kernel counts it (`wait4`), from start
+- CPU is the user and system time of the process and its children as the kernel counts it (`wait4`), from
+start
   to exit: an interpreter's start is in it, nginx is not. A GB is 10^9 bytes.
 - Compare by minimum: noise only adds. In a virtual machine the first touch of memory can cost several times
   more than later ones, and the shuffled rounds spread that evenly.
-- Memory is sampled from /proc/PID/status: `max RSS` is the highest VmHWM, which counts mapped pages of the file
-  (they belong to the page cache); `anon` is the highest RssAnon, what the process holds besides the page cache.
-  (The kernel's ru_maxrss would start from the size of this process, out of which the contestants are forked.)
-- Requests and connections are counted in nginx's log: wget2, for one, reads all its chunks over one connection.
+- Memory is sampled from /proc/PID/status: `max RSS` is the highest VmHWM, which counts mapped pages of the
+file
+  (they belong to the page cache); `anon` is the highest RssAnon, what the process holds besides the page
+  cache. (The kernel's ru_maxrss would start from the size of this process, out of which the contestants are
+  forked.)
+- Requests and connections are counted in nginx's log: wget2, for one, reads all its chunks over one
+connection.
 
 Peers run with their best settings for one large object; `CONTESTANTS` shows them. None of them syncs the
 file.

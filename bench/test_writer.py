@@ -43,7 +43,9 @@ def test_slices_into_a_part_file(benchmark: BenchmarkFixture, part: int, sink: s
         writer.use_file(ledger, part, 256 * 1024)
     data = memoryview(os.urandom(SLICE))
     benchmark.extra_info["bytes"] = SIZE
-    benchmark.pedantic(feed, (writer, data), rounds=8, warmup_rounds=1)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        feed, (writer, data), rounds=8, warmup_rounds=1
+    )
     assert ledger.complete
 
 
@@ -57,7 +59,9 @@ def test_the_call_alone(benchmark: BenchmarkFixture) -> None:
         for _ in range(SIZE // SLICE):
             writer(data)
 
-    benchmark.pedantic(drop, rounds=8, warmup_rounds=1)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        drop, rounds=8, warmup_rounds=1
+    )
 
 
 def test_pwrite_alone(benchmark: BenchmarkFixture, part: int) -> None:
@@ -68,4 +72,6 @@ def test_pwrite_alone(benchmark: BenchmarkFixture, part: int) -> None:
         for offset in range(0, SIZE, len(block)):
             os.pwrite(part, block, offset)
 
-    benchmark.pedantic(write, rounds=8, warmup_rounds=1)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        write, rounds=8, warmup_rounds=1
+    )
