@@ -71,7 +71,8 @@ class FetchResult:
     def __str__(self) -> str:
         if self.skipped:
             return f"{self.path}: complete and unchanged, {format_size(self.size)}, nothing fetched"
-        parts = [f"{self.path}: {format_size(self.size)} in {format_duration(self.elapsed)}"]
+        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        parts = [f"{self.path}: {format_size(self.size)} in {took}"]
         if self.elapsed > 0:
             parts.append(f"{format_size(self.transferred / self.elapsed)}/s")
         if self.resumed:
