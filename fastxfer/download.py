@@ -67,6 +67,7 @@ SAVE_TICK_S = 0.25
 ENDLESS = 2**62
 MAP_CELLS = 64
 DRAIN_BYTES = 65536
+MAX_RESTARTS = 5
 
 
 class Download:
@@ -249,7 +250,7 @@ class Download:
     def _send(self, lane: Lane) -> None:
         known = self._known()
         if_range = known.strong_etag if known is not None and not self.options.ignore_etag else None
-        lane.out, lane.writing, lane.held = True, False, False
+        lane.writing = lane.held = False
         lane.verdict, lane.failure = None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.exchange.writer.refuse()
@@ -257,6 +258,7 @@ class Download:
         source = self.source
         request = Request(source.url, source.header_lines(lane.asked, if_range), source.credentials)
         self._engine.submit(lane.exchange, request, self)
+        lane.out = True
 
     def _known(self) -> Identity | None:
         if self._identity is not None:
@@ -461,6 +463,10 @@ class Download:
 
     def _begin_again(self, reason: str) -> None:
         """Drops the progress, which is of another object, and starts anew once all requests ended."""
+        if self._keeping.restarts >= MAX_RESTARTS:
+            raise RemoteChangedError(
+                f"the remote object does not stand still: after {MAX_RESTARTS} starts, {reason}"
+            )
         self._restart = reason
         for lane in self._lanes:
             self._engine.abort(lane.exchange)

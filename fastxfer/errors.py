@@ -68,6 +68,9 @@ class FastxferError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.message, self.__dict__)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the error as plain JSON values: type, message, exit_code, retry, kept, and the class's own
         fields.
@@ -244,6 +247,14 @@ class CheckpointError(FastxferError):
     """A checkpoint that cannot be read: damaged, of an unknown version, or not one of fastxfer's."""
 
     exit_code = 8
+
+
+def _rebuilt(kind: type[FastxferError], message: str, fields: dict[str, Any]) -> FastxferError:
+    """Returns an error that was pickled, on its way between processes."""
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    error.__dict__.update(fields)
+    return error
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

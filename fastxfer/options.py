@@ -183,7 +183,7 @@ def _auth(value: Any) -> tuple[str, str] | None:
         if not colon:
             raise ValueError("must be 'user:password'")
     else:
-        user, password = (str(part) for part in value)
+        user, password = ("" if part is None else str(part) for part in value)
     if ":" in user or _CONTROL.search(user + password):
         raise ValueError("must be a user without a colon and a password, both without control characters")
     return user, password

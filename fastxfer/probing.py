@@ -77,8 +77,12 @@ def _ask(source: HttpSource, asked: Span | None, options: TransferOptions) -> _A
     made: list[Exchange] = []
 
     def send() -> None:
-        made.append(Exchange(options))
-        engine.submit(made[0], request, answer)
+        try:
+            made.append(Exchange(options))
+            engine.submit(made[0], request, answer)
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            answer.error = FastxferError(f"internal error: {type(error).__name__}: {error}")
+            answer.over.set()
 
     engine.call_soon(send)
     limit = options.connect_timeout + options.stall_timeout

@@ -14,6 +14,7 @@ void fx_ledger_set(fx_ledger *ledger, uint64_t chunk, uint64_t crc) {
 void fx_ledger_clear(fx_ledger *ledger, uint64_t chunk) {
     if (!fx_ledger_test(ledger, chunk))
         return;
+    ledger->crcs[chunk] = 0;
     ledger->bits[chunk >> 3] &= (unsigned char)~(1u << (chunk & 7));
     ledger->done -= 1;
     ledger->done_bytes -= fx_ledger_chunk_end(ledger, chunk) - chunk * ledger->chunk_size;

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Authority
 from tests.servers.caddy import Caddy
@@ -64,3 +65,8 @@ def shared_memory() -> Iterator[Path]:
     """A directory on tmpfs, removed at the end."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         yield Path(directory)
+
+
+# A machine that is busy with other things must not fail a property by being slow.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,3 +154,21 @@ def test_an_error_of_the_system_says_what_was_tried_and_what_helps(
 def test_an_error_of_the_system_without_a_number_is_typed_too() -> None:
     made = storage_error("read x", OSError("odd"))
     assert (type(made), made.errno, str(made)) == (StorageError, None, "cannot read x: odd")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NetworkError("cut", kept="1 of 2"),
+        errors.TransferTimeoutError("late"),
+        errors.OverloadedError("busy", status=429, retry_after_s=2.0),
+        errors.ChecksumError("wrong", algorithm="sha256", expected="a", actual="b"),
+        errors.TargetExistsError("there"),
+        errors.DiskFullError("full", errno=28),
+    ],
+)
+def test_an_error_travels_between_processes(error: errors.FastxferError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert copy.to_dict() == error.to_dict()
+    assert str(copy) == str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import subprocess
@@ -17,7 +18,7 @@ from fastxfer.safekeeping import SMALL_BYTES
 from tests.servers.caddy import Caddy
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, make_bytes
-from tests.servers.raw import Fault, RangeHandler, RawServer, Request, first
+from tests.servers.raw import Content, Fault, RangeHandler, RawServer, Request, first
 
 CHUNK = 256 * 1024
 MIB = 1024**2
@@ -504,3 +505,52 @@ def test_the_rate_limit_is_of_all_connections_together(
     result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", connections, max_rate="16M")
     assert sha256(tmp_path / "out") == thing.sha256
     assert 0.85 <= result.elapsed <= 2.5, "16 MiB at 16 MiB/s, with a tenth of a second in advance"
+
+
+def test_text_that_is_not_ascii_travels_in_credentials_and_fields(tmp_path: Path) -> None:
+    handler = RangeHandler(make_bytes(1000))
+    with RawServer(handler) as server:
+        fastxfer.fetch(
+            server.url(),
+            tmp_path / "out",
+            auth=("us\u00e9r", "p\u00e4ss"),
+            headers={"X-Note": "\u00e9t\u00e9"},
+        )
+        assert fastxfer.probe(server.url(), auth=("us\u00e9r", "p")).size == 1000
+        fields = server.requests[0].headers
+    assert fields["authorization"] == "Basic " + base64.b64encode("us\u00e9r:p\u00e4ss".encode()).decode()
+    assert fields["x-note"] == "\u00e9t\u00e9"
+
+
+def test_an_object_that_never_stands_still_is_given_up(tmp_path: Path) -> None:
+    data = make_bytes(4 * MIB)
+    handler = RangeHandler(data)
+    handler.faults = lambda request: handler.replace(data, etag=f'"{request.number}"')
+    with RawServer(handler) as server:
+        with pytest.raises(fastxfer.RemoteChangedError):
+            fastxfer.fetch(server.url(), tmp_path / "out", 4)
+        assert len(server.requests) < 100
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_object_larger_than_the_disk_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
+    class Huge(RangeHandler):
+        def head(self, content: Content, status: int, wanted: tuple[int, int]) -> dict[str, str]:
+            return {
+                **super().head(content, status, wanted),
+                "Content-Range": f"bytes {wanted[0]}-{wanted[1] - 1}/{2**63 - 1}",
+            }
+
+    with RawServer(Huge(make_bytes(MIB))) as server, pytest.raises(fastxfer.DiskFullError) as caught:
+        fastxfer.fetch(server.url(), tmp_path / "out")
+    assert caught.value.exit_code == 9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_part_files_are_never_lost(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    thing = objects.make(1000)
+    for content in (b"one", b"two"):
+        (tmp_path / "out.part").write_bytes(content)
+        fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", exists="replace")
+    kept = {path.read_bytes() for path in tmp_path.glob("out.part.orphan*")}
+    assert kept == {b"one", b"two"}

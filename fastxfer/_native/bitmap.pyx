@@ -1,6 +1,7 @@
 """The chunk ledger: which chunks of an object are in place, and the CRC-64/NVME of each (the C is in src_c/bitmap.c)."""
 
 from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 MAX_CHUNKS = 1 << 24
@@ -92,6 +93,7 @@ cdef class ChunkLedger:
     def reset(self):
         """Marks every chunk as missing."""
         memset(self.c.bits, 0, fx_bitmap_bytes(self.c.count))
+        memset(self.c.crcs, 0, self.c.count * sizeof(uint64_t))
         fx_ledger_recount(&self.c)
 
     def bits(self):

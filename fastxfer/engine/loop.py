@@ -17,6 +17,7 @@ import heapq
 import itertools
 import os
 import selectors
+import sys
 import threading
 import time
 from collections import deque
@@ -226,12 +227,25 @@ class Engine:
             timer = heapq.heappop(self._timers)[2]
             call, timer.call = timer.call, None
             if call is not None:
-                call()
+                _run_guarded(call)
         self._run_calls()
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):
-            self._calls.popleft()()
+            _run_guarded(self._calls.popleft())
+
+
+def _run_guarded(call: Call) -> None:
+    """Runs a call; what it raises is shown as any thread's is, and does not end the engine of all
+    transfers.
+    """
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - see above
+        kind, error, traceback = sys.exc_info()
+        assert kind is not None
+        thread = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((kind, error, traceback, thread)))
 
 
 _lock = threading.Lock()

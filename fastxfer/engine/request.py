@@ -116,10 +116,12 @@ class Exchange:
         self._fields = []
         self._status = 0
         easy.setopt(pycurl.URL, request.url)
-        easy.setopt(pycurl.HTTPHEADER, list(request.headers))
+        # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
+        # user and password UTF-8 (RFC 7617 section 2.1).
+        easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in request.headers])
         if request.credentials is not None:
-            easy.setopt(pycurl.USERNAME, request.credentials[0])
-            easy.setopt(pycurl.PASSWORD, request.credentials[1])
+            easy.setopt(pycurl.USERNAME, request.credentials[0].encode())
+            easy.setopt(pycurl.PASSWORD, request.credentials[1].encode())
         else:
             easy.unsetopt(pycurl.USERNAME)
             easy.unsetopt(pycurl.PASSWORD)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 from dataclasses import dataclass, replace
 
@@ -137,7 +138,9 @@ class PartFile:
         return self._verify(checkpoint, size_now)
 
     def _move_aside(self) -> None:
-        aside = self.target.part.with_name(self.target.part.name + ".orphan")
+        name = self.target.part.name
+        names = (f"{name}.orphan{n or ''}" for n in itertools.count())
+        aside = next(path for path in map(self.target.part.with_name, names) if not os.path.lexists(path))
         try:
             os.rename(self.target.part, aside)
             os.close(self._fd)
@@ -211,10 +214,12 @@ class PartFile:
 
         Raises DiskFullError before anything is written when there is not the space, and StorageError.
         """
+        size = identity.size
+        if size:
+            self._check_space(size)
         self._drop_progress()
         self.identity = identity
         self._chunk_size = chunk_size
-        size = identity.size
         try:
             os.ftruncate(self._fd, 0)
         except OSError as error:

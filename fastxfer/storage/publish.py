@@ -4,6 +4,7 @@ is.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from datetime import timezone
@@ -16,6 +17,7 @@ from fastxfer.storage.paths import Target
 
 XATTR = "user.fastxfer.identity"
 MAX_RECORD = 4096
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def publish(
@@ -45,14 +47,24 @@ def publish(
         if replace:
             os.rename(target.part, target.final)
         else:
-            os.link(target.part, target.final)
-            os.unlink(target.part)
+            _rename_without_replacing(target)
         if durable:
             _sync_directory(target.final.parent)
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
     except OSError as error:
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
+
+
+def _rename_without_replacing(target: Target) -> None:
+    try:
+        os.link(target.part, target.final)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(target.final):
+            raise
+        os.rename(target.part, target.final)  # a file system without hard links: the look was all it can do
+    else:
+        os.unlink(target.part)
 
 
 def _keep(fd: int, record: bytes) -> None:

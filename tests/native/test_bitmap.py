@@ -208,3 +208,13 @@ def test_copies_are_not_views() -> None:
     bits, crcs = ledger.bits(), ledger.crcs()
     ledger.set(0, 2**64 - 1)
     assert (bits, crcs) == (bytes(2), bytes(80))
+
+
+def test_a_chunk_that_is_missing_again_has_no_checksum() -> None:
+    ledger = ChunkLedger(1000, 10)
+    ledger.set(3, 77)
+    ledger.set(4, 78)
+    ledger.clear(3)
+    assert (ledger.crc(3), ledger.crc(4)) == (0, 78)
+    ledger.reset()
+    assert set(ledger.crcs()) == {0}
