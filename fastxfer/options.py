@@ -57,41 +57,48 @@ def _max_rate(text: Any) -> int | None:
     return rate or None
 
 
-def _connections(value: Any) -> int:
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    number = int(value)
-    if number != float(value) or not 1 <= number <= MAX_CONNECTIONS:
-        raise ValueError(f"must be a whole number from 1 to {MAX_CONNECTIONS}")
+def _whole(value: Any, least: int, most: int) -> int:
+    try:
+        number = int(value)
+        fits = not isinstance(value, bool) and number == float(value) and least <= number <= most
+    except (ValueError, TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(f"must be a whole number from {least} to {most}")
     return number
+
+
+def _connections(value: Any) -> int:
+    return _whole(value, 1, MAX_CONNECTIONS)
 
 
 def _retries(value: Any) -> int:
-    number = int(value)
-    if number != float(value) or not 0 <= number <= 1000:
-        raise ValueError("must be a whole number from 0 to 1000")
-    return number
+    return _whole(value, 0, 1000)
+
+
+def _seconds_or_zero(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (ValueError, TypeError, OverflowError):
+        seconds = -1.0
+    if not 0 <= seconds <= 86400 * 365:
+        raise ValueError("must be a number of seconds, at most a year")
+    return seconds
 
 
 def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not 0 < seconds <= 86400 * 365:
+    seconds = _seconds_or_zero(value)
+    if seconds == 0:
         raise ValueError("must be a number of seconds over 0")
     return seconds
 
 
-def _seconds_or_zero(value: Any) -> float:
-    seconds = float(value)
-    if not 0 <= seconds <= 86400 * 365:
-        raise ValueError("must be a number of seconds, 0 or more")
-    return seconds
-
-
 _TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off", ""}
+_FALSE = {"0", "false", "no", "off"}
 
 
-def _flag(value: Any) -> bool:
+def parse_flag(value: Any) -> bool:
+    """Returns a switch from a bool or its name: true, yes, on, 1 and their opposites. Raises ValueError."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
@@ -263,7 +270,7 @@ class TransferOptions:
         metavar="SIZE",
         flags=("-k",),
     )
-    resume: bool = _option(_flag, True, "go on from a part file that is there", metavar="BOOL")
+    resume: bool = _option(parse_flag, True, "go on from a part file that is there", metavar="BOOL")
     exists: str = _option(
         _choice("update", "skip", "replace", "error"), "update",
         "when the target is there: update (fetch only if it differs), skip, replace or error", metavar="HOW",
@@ -274,7 +281,7 @@ class TransferOptions:
     auth: tuple[str, str] | None = _option(
         _auth, None, "credentials for HTTP Basic, user:password", metavar="U:P"
     )
-    netrc: bool = _option(_flag, False, "take credentials from ~/.netrc", metavar="BOOL")
+    netrc: bool = _option(parse_flag, False, "take credentials from ~/.netrc", metavar="BOOL")
     proxy: str | None = _option(
         _proxy, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
     )
@@ -284,7 +291,7 @@ class TransferOptions:
     client_cert: tuple[str, str | None] | None = _option(
         _client_cert, None, "client certificate (PEM, with its key)", metavar="FILE"
     )
-    verify_tls: bool = _option(_flag, True, "check the server's certificate", metavar="BOOL")
+    verify_tls: bool = _option(parse_flag, True, "check the server's certificate", metavar="BOOL")
     http_version: str | None = _option(
         _http_version,
         None,
@@ -310,7 +317,7 @@ class TransferOptions:
         metavar="HOW",
     )
     ignore_etag: bool = _option(
-        _flag, False, "do not compare ETags (for servers that give wrong ones)", metavar="BOOL"
+        parse_flag, False, "do not compare ETags (for servers that give wrong ones)", metavar="BOOL"
     )
     durability: str = _option(
         _choice("periodic", "chunk", "none"), "periodic",

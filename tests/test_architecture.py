@@ -61,6 +61,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "math": None,
     "re": None,
     "typing": None,
+    "urllib.parse": None,
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals"}
 

@@ -20,7 +20,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "connections": [(1, 1), (1024, 1024), ("8", 8), (4.0, 4)],
     "checksum": [(None, ()), (f"sha256:{SHA256.upper()}", (("sha256", SHA256),))],
     "chunk_size": [(None, None), (1, 1), ("8M", 8 * 1024**2), ("5G", 5 * 1024**3)],
-    "resume": [(True, True), ("no", False), ("Yes", True), ("0", False), ("", False), ("on", True)],
+    "resume": [(True, True), ("no", False), ("Yes", True), ("0", False), ("on", True)],
     "exists": [("skip", "skip"), ("error", "error")],
     "headers": [
         (None, ()),
@@ -61,7 +61,7 @@ BAD: dict[str, list[Any]] = {
         f"md5:{SHA256}",
     ],
     "chunk_size": [0, -1, "0", "5.1G", "x", True, 1.5, [], "9" * 400 + ".5"],
-    "resume": ["maybe", 2, None, "truee"],
+    "resume": ["maybe", 2, None, "truee", ""],
     "exists": ["", "Update", None, 1, []],
     "headers": [
         5,

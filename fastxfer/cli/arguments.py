@@ -15,8 +15,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, NoReturn
 
 from fastxfer.errors import OptionError
-from fastxfer.options import TransferOptions, parse_checksum
-from fastxfer.options import _flag as parse_flag
+from fastxfer.options import TransferOptions, parse_checksum, parse_flag
 
 SAID_TWICE = "is given twice for one algorithm, with different digests"
 
@@ -218,7 +217,7 @@ def switch(name: str, given: bool | None, environ: Mapping[str, str] | None = No
         return given
     variable = "FASTXFER_" + name.upper()
     try:
-        return bool(parse_flag((os.environ if environ is None else environ).get(variable, "")))
+        return bool(parse_flag((os.environ if environ is None else environ).get(variable) or "false"))
     except ValueError as error:
         raise OptionError(f"variable {variable}: {error}") from error
 

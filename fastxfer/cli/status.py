@@ -22,7 +22,7 @@ from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, switch
 from fastxfer.errors import CheckpointError, OptionError, StorageError, storage_error
 from fastxfer.progress.snapshot import chunk_cells
-from fastxfer.storage.checkpoint import MAX_FILE, Checkpoint, decode
+from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.units import format_duration, format_size
 
@@ -142,19 +142,10 @@ def _stat(path: Path) -> os.stat_result | None:
 
 def _read_checkpoint(path: Path) -> tuple[Checkpoint | None, float | None]:
     """Returns what the checkpoint says and when it was written. Reading it asks for no right to write."""
-    there = _stat(path)
-    if there is None:
+    if _stat(path) is None:
         return None, None
-    if there.st_size > MAX_FILE:
-        raise CheckpointError(f"the checkpoint {path} is too large to be one, {there.st_size} bytes")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None, None  # the transfer has just ended
-    except OSError as error:
-        raise storage_error(f"read {path}", error) from error
-    try:
-        return decode(data)[0], there.st_mtime
+        return read_checkpoint(str(path)) or (None, None)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}", kept=str(path.with_suffix(""))) from error
 

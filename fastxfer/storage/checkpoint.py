@@ -334,6 +334,22 @@ def _read_all(fd: int, path: str) -> bytes:
     return data
 
 
+def read_checkpoint(path: str) -> tuple[Checkpoint, float] | None:
+    """Returns what a checkpoint says and when it was written (seconds since the epoch), or None when there is
+    none. Asks for no right to write. Raises CheckpointError and StorageError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(f"open {path}", error) from error
+    try:
+        return decode(_read_all(fd, path))[0], os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+
+
 def remove_file(path: str) -> None:
     """Removes a file that may be gone already. Raises StorageError."""
     try:

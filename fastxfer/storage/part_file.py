@@ -24,7 +24,7 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer._native.writer import Mapping, Writer, prefers_mapping, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.response import Identity
-from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, remove_file
+from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint, remove_file
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import publish
 
@@ -428,8 +428,5 @@ def stored_checkpoint(target: Target) -> Checkpoint | None:
     """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
     StorageError.
     """
-    loaded = CheckpointFile.load(str(target.checkpoint))
-    if loaded is None:
-        return None
-    loaded[0].close()
-    return loaded[1]
+    found = read_checkpoint(str(target.checkpoint))
+    return found[0] if found is not None else None

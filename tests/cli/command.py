@@ -17,6 +17,13 @@ from fastxfer.errors import CheckpointError, StorageError
 
 DEADLINE_S = 60.0
 COMMAND = (sys.executable, "-m", "fastxfer")
+# Becomes another command, and undoes that a shell had the tests ignore signals (as `pytest &` does).
+WITH_SIGNALS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -53,7 +60,7 @@ def fastxfer(
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Gives the command while it runs; it is killed if it still does at the end."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", WITH_SIGNALS, *COMMAND, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

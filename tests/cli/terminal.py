@@ -18,13 +18,13 @@ from typing import Any
 
 import pyte
 
-from tests.cli.command import COMMAND, DEADLINE_S, environment
+from tests.cli.command import COMMAND, DEADLINE_S, WITH_SIGNALS, environment
 
-# Runs in the new session: makes the terminal on stdin its controlling one, then becomes the command.
-_BECOME = """
-import fcntl, os, sys, termios
+# Makes the terminal on stdin the controlling one of the process, then becomes the command.
+_BECOME = f"""
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
+{WITH_SIGNALS}
 """
 
 
