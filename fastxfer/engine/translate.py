@@ -31,12 +31,13 @@ _BAD_ANSWER = {
     pycurl.E_BAD_CONTENT_ENCODING,
     pycurl.E_FILESIZE_EXCEEDED,
     pycurl.E_TOO_MANY_REDIRECTS,
+    pycurl.E_UNSUPPORTED_PROTOCOL,  # the scheme was checked before: it is an answer that is not HTTP/1 or later
     8,  # CURLE_WEIRD_SERVER_REPLY
     100,  # CURLE_TOO_LARGE: a header field or a line past libcurl's limits
 }
 # What libcurl tells may quote a URL, a proxy's for one, with its password.
 _USER_INFO = re.compile(r"//[^/\s]*@")
-_BAD_URL = {pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL}
+_BAD_URL = {pycurl.E_URL_MALFORMAT}
 
 
 def translate(code: int, detail: str, os_errno: int) -> FastxferError:
