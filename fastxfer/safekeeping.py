@@ -257,6 +257,9 @@ class Safekeeping:
         part = self._part
         if part is None:
             return
+        if part.ledger is not None and not part.ledger.done and not marks and not paused:
+            self.discard()  # space that was reserved, and not a byte in it
+            return
         if not isinstance(failure, StorageError):  # a disk that failed is not asked to promise again
             self.save(marks, paused=paused)
         if part.checkpointed and done:

@@ -93,15 +93,15 @@ class _Multi:
             self.deadline = None
             self.handle.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
-    def finished(self) -> Iterator[tuple[pycurl.Curl, FastxferError | None]]:
-        """Yields the handles that are through, with their error or None."""
+    def finished(self) -> Iterator[tuple[pycurl.Curl, tuple[int, str] | None]]:
+        """Yields the handles that are through, with libcurl's code and text or None."""
         queued = 1
         while queued:
             queued, done, failed = self.handle.info_read()
             for easy in done:
                 yield easy, None
             for easy, code, detail in failed:
-                yield easy, translate(code, detail, easy.getinfo(pycurl.OS_ERRNO))
+                yield easy, (code, detail)
 
 
 class Engine:
@@ -176,8 +176,14 @@ class Engine:
 
     def unpause(self, exchange: Exchange) -> None:
         """Lets libcurl pass on the body that `Writer.hold` kept back."""
-        if exchange.easy in self._out:
+        if exchange.easy not in self._out:
+            return
+        try:
             exchange.easy.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:
+            # What was kept is passed on within the call, and the writer did not take all of it.
+            code, detail = error.args
+            self.abort(exchange, translate(code, detail, 0))
 
     # ---- the loop ----
 
@@ -190,8 +196,8 @@ class Engine:
                     key.data.act(key.fd, events)
             for multi in list(self._multis.values()):
                 multi.act_if_due()
-                for easy, error in multi.finished():
-                    self._finish(easy, error)
+                for easy, failed in multi.finished():
+                    self._finish(easy, failed)
             self._run_due()
         for exchange in list(self._out.values()):
             self.abort(exchange, InterruptedTransferError("the transfer was stopped; run it again to go on"))
@@ -213,11 +219,14 @@ class Engine:
         except BlockingIOError:
             pass
 
-    def _finish(self, easy: pycurl.Curl, error: FastxferError | None) -> None:
+    def _finish(self, easy: pycurl.Curl, failed: tuple[int, str] | None) -> None:
         exchange = self._out.pop(easy, None)
         if exchange is None:
             return
         self._multi_of(exchange).handle.remove_handle(easy)
+        error = exchange.refused
+        if error is None and failed is not None:
+            error = translate(*failed, easy.getinfo(pycurl.OS_ERRNO), tls=exchange.tls)
         if exchange.listener is not None:
             exchange.listener.ended(exchange, error)
 

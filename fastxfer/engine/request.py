@@ -8,7 +8,7 @@ from typing import Protocol
 import pycurl
 
 from fastxfer._native.writer import Writer
-from fastxfer.errors import FastxferError
+from fastxfer.errors import BadResponseError, FastxferError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.response import Headers
 
@@ -70,6 +70,9 @@ class Exchange:
         self.head: Head | None = None
         self.slot = -1
         """For the listener's use: which slot of its plan this exchange serves."""
+        self.refused: FastxferError | None = None
+        """Why the answer's head was not taken."""
+        self.tls = False
         self._fields: list[tuple[str, str]] = []
         self._status = 0
         self._version = ""
@@ -113,6 +116,8 @@ class Exchange:
         easy = self.easy
         self.listener = listener
         self.head = None
+        self.refused = None
+        self.tls = request.url.startswith("https:")
         self._fields = []
         self._status = 0
         easy.setopt(pycurl.URL, request.url)
@@ -141,7 +146,10 @@ class Exchange:
         if text:
             name, _, value = text.partition(":")
             self._fields.append((name, value))
-            return None if len(self._fields) <= MAX_HEADER_FIELDS else 0
+            if len(self._fields) <= MAX_HEADER_FIELDS:
+                return None
+            self.refused = BadResponseError(f"the answer has more than {MAX_HEADER_FIELDS} header fields")
+            return 0
         fields, self._fields = self._fields, []
         if self._status < 200:
             self._status = 0

@@ -31,7 +31,7 @@ _BAD_ANSWER = {
     pycurl.E_BAD_CONTENT_ENCODING,
     pycurl.E_FILESIZE_EXCEEDED,
     pycurl.E_TOO_MANY_REDIRECTS,
-    pycurl.E_UNSUPPORTED_PROTOCOL,  # the scheme was checked before: it is an answer that is not HTTP/1 or later
+    pycurl.E_UNSUPPORTED_PROTOCOL,  # the scheme was checked before: the answer is not HTTP/1 or later
     8,  # CURLE_WEIRD_SERVER_REPLY
     100,  # CURLE_TOO_LARGE: a header field or a line past libcurl's limits
 }
@@ -40,7 +40,7 @@ _USER_INFO = re.compile(r"//[^/\s]*@")
 _BAD_URL = {pycurl.E_URL_MALFORMAT}
 
 
-def translate(code: int, detail: str, os_errno: int) -> FastxferError:
+def translate(code: int, detail: str, os_errno: int, *, tls: bool = True) -> FastxferError:
     """Returns the error for libcurl's `code`; `detail` is its own text, `os_errno` the system's number or
     0.
     """
@@ -51,7 +51,8 @@ def translate(code: int, detail: str, os_errno: int) -> FastxferError:
         return TransferTimeoutError(f"timed out ({text})")
     if code in _TLS:
         return TLSError(f"the server's identity does not hold ({text})")
-    if code in _BAD_ANSWER:
+    # A receive that fails without the system saying why, and without TLS beneath: the framing does not hold.
+    if code in _BAD_ANSWER or (code == pycurl.E_RECV_ERROR and not os_errno and not tls):
         return BadResponseError(f"the server's answer breaks HTTP ({text})")
     if code in _BAD_URL:
         return OptionError(f"the URL cannot be used ({text})")
