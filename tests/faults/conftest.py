@@ -1,0 +1,14 @@
+"""The waits between attempts are shortened for every scenario; everything else is as users have it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastxfer.plan import retry, scheduler
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the back-off begin at 20 ms, and a lowered limit of requests recover every 50 ms."""
+    monkeypatch.setattr(retry, "BASE_S", 0.02)
+    monkeypatch.setattr(scheduler, "RECOVERY_S", 0.05)
