@@ -108,7 +108,7 @@ def test_a_stall_is_noticed_and_asked_for_again(
 ) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
         scenario.server_does(broken_at(place, Connection.wait_until_gone), once_later)
-        result = scenario.arrives(stall_timeout=0.2, connect_timeout=0.2)
+        result = scenario.arrives(stall_timeout=0.15, connect_timeout=0.1)
     assert (result.resumed, result.restarts, result.retries) == (scenario.before, 0, 1)
     assert result.transferred + result.resumed == SIZE
 
