@@ -192,11 +192,8 @@ class Download:
             self._mode = "opening"
             self._on_disk(lambda: self._open_storage(identity), self._already_complete)
             return
-        self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
-        self._refill()
-        if self._paused:
-            self._feed(plan.Pause())
-        self._feed(self._begin_event())
+        self._start_clocks()
+        self._feed_anew(self._begin_event())
 
     def _begin_event(self) -> plan.Event:
         left = self._keeping.left
@@ -239,6 +236,12 @@ class Download:
             self._wake = self._engine.call_later(
                 max(0.0, wake - now), lambda: self._guarded(lambda: self._feed(plan.Tick()))
             )
+
+    def _feed_anew(self, event: plan.Event) -> None:
+        """Feeds what has the scheduler hand out runs, so that a pause that came before holds."""
+        if self._paused:
+            self._feed(plan.Pause())
+        self._feed(event)
 
     def _fetch(self, slot: int, start: int, stop: int | None) -> None:
         lane, fresh = self._lanes.of(slot)
@@ -299,18 +302,22 @@ class Download:
             self._mode = "opening"
             self._on_engine(lambda: self._open(lane, verdict))
         elif self._mode == "ranged" and isinstance(verdict, Partial):
-            self._start_writing(lane, verdict.start, verdict.stop)
+            self._start_writing(lane, verdict)
         elif self._mode == "single" and isinstance(verdict, Whole):
             if self._keeping.ledger is not None:
                 self._keeping.ledger.reset()
-            size = self._identity.size if self._identity is not None else None
-            self._start_writing(lane, 0, ENDLESS if size is None else size)
+            self._start_writing(lane, verdict)
         else:
             raise RangeError(
                 "the server answered a ranged request with the whole object, though ranges worked before"
             )
 
-    def _start_writing(self, lane: Lane, start: int, stop: int) -> None:
+    def _start_writing(self, lane: Lane, verdict: Partial | Whole) -> None:
+        if isinstance(verdict, Partial):
+            start, stop = verdict.start, verdict.stop
+        else:
+            size = self._identity.size if self._identity is not None else None
+            start, stop = 0, ENDLESS if size is None else size
         lane.exchange.writer.begin(start, stop, self._keeping.partials.get(start, 0))
         lane.writing, lane.held = True, False
         lane.seen_at = time.monotonic()
@@ -366,14 +373,8 @@ class Download:
             assert keeping.ledger is not None
             event = plan.Opened(keeping.missing(), keeping.ledger.chunk_size)
         if lane.held:
-            size = verdict.identity.size
-            if isinstance(verdict, Whole):
-                self._start_writing(lane, 0, ENDLESS if size is None else size)
-            else:
-                self._start_writing(lane, verdict.start, verdict.stop)
-        if self._paused:
-            self._feed(plan.Pause())
-        self._feed(event)
+            self._start_writing(lane, verdict)
+        self._feed_anew(event)
         if self._pending is not None:
             (exchange, error), self._pending = self._pending, None
             self.ended(exchange, error)
@@ -489,13 +490,15 @@ class Download:
             self._lanes.retire()
             if self._disk is not None:
                 self._disk.every(0, None)
-            if self._paused:
-                self._feed(plan.Pause())
-            self._feed(plan.Begin(None))
+            self._feed_anew(plan.Begin(None))
         elif self._paused:
             self._on_disk(lambda: self._keeping.save(self._marks(), paused=True))
 
     # ---- time ----
+
+    def _start_clocks(self) -> None:
+        self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
+        self._refill()
 
     def _on_tick(self) -> None:
         if self._mode in ("settling", "over"):
@@ -539,7 +542,7 @@ class Download:
         resting = self._scheduler.active == 0 and self._scheduler.last_error is not None
         return "waiting" if resting else "running"
 
-    def _publish_progress(self, state: str | None = None) -> None:
+    def _publish_progress(self) -> None:
         ledger = self._keeping.ledger
         known = self._known()
         size = known.size if known is not None else None
@@ -554,10 +557,10 @@ class Download:
             rate=rate,
             eta=(size - done) / rate if size is not None and rate > 0 else None,
             connections=self._lanes.out,
-            state=state or self._state(),
+            state=self._state(),
             chunks=chunk_cells(*ledger.cells(MAP_CELLS)) if ledger is not None else "",
             url=self.source.display,
-            note=f"trying again: {error}" if error is not None and state is None else "",
+            note=f"trying again: {error}" if error is not None else "",
         )
 
     # ---- the checkpoint while it runs ----
@@ -655,8 +658,7 @@ class Download:
             self._finished(self._result(outcome), None)
             return
         self._mode = "ranged"
-        self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
-        self._refill()
+        self._start_clocks()
         self._begin_again(outcome)
 
     def _finished(self, result: FetchResult | None, error: FastxferError | None) -> None:
