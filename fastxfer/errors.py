@@ -35,6 +35,7 @@ __all__ = [
     "TLSError",
     "TargetBusyError",
     "TargetExistsError",
+    "TooSlowError",
     "TransferTimeoutError",
 ]
 
@@ -97,6 +98,12 @@ class TransferTimeoutError(FastxferError, TimeoutError):
 
     retry = Retry.SAME_SOURCE
     exit_code = 2
+
+
+class TooSlowError(TransferTimeoutError):
+    """Answers that bring bytes, but never more than a trickle of them."""
+
+    exit_code = 5
 
 
 class NetworkError(FastxferError):

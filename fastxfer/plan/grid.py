@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MIN_CHUNK = 256 * 1024
 LARGE_CHUNK = 4 * 1024**2
 AIM_CHUNKS = 2048
@@ -27,3 +29,12 @@ def chunk_size_for(size: int, wish: int | None = None) -> int:
     while size > chunk * FEW_CHUNKS:
         chunk *= 2
     return chunk
+
+
+def prefix_bytes(positions: Iterable[int], chunk_size: int) -> int:
+    """Returns how many bytes lie before `positions` in their chunks; in each chunk the furthest counts."""
+    prefixes: dict[int, int] = {}
+    for pos in positions:
+        chunk = pos // chunk_size
+        prefixes[chunk] = max(prefixes.get(chunk, 0), pos % chunk_size)
+    return sum(prefixes.values())

@@ -16,9 +16,17 @@ chunk: its run *owes* the rest of the chunk, which no other slot can begin.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from fastxfer.errors import BadResponseError, FastxferError, OverloadedError, Retry
+from fastxfer.errors import (
+    BadResponseError,
+    FastxferError,
+    NetworkError,
+    OverloadedError,
+    Retry,
+    TooSlowError,
+)
 from fastxfer.plan import ranges
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.retry import backoff_s
@@ -28,6 +36,9 @@ FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
 RUN_SECONDS = 8.0
 RECOVERY_S = 5.0
+HALVING_S = 1.0
+# While others move, a slot's failures weigh no more than so many: it rests 2 s at the longest.
+FAILURES_AMONG_OTHERS = 4
 
 # ---- events ----
 
@@ -153,6 +164,8 @@ class Scheduler:
         self._over = False
         self._limit = connections
         self._limited_at = 0.0
+        self._least = 1
+        self._halved_at = -math.inf
         self._moved_at = 0.0
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
@@ -248,11 +261,8 @@ class Scheduler:
         moved = event.pos > (self._single_best if self._mode == "single" else run.start)
         if moved:
             self._single_best = event.pos
-            self._moved_at = now
-            self.last_error = None
-            slot.failures = 0
-            for each in self._slots:
-                each.strikes = 0
+            if not isinstance(event.error, TooSlowError):  # a trickle is no progress
+                self._progressed(slot, now)
             rate = (event.pos - run.start) / max(now - run.began, 1e-6)
             slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
         if event.error is None and run.owed is None and not run.aborted:
@@ -264,7 +274,17 @@ class Scheduler:
             error = BadResponseError("the server's answer ended before a byte of use came")
         if error is None:
             return []
+        if isinstance(error, TooSlowError) or (isinstance(error, NetworkError) and not moved):
+            self._fewer(now)
         return self._failed(slot, error, event.jitter, now)
+
+    def _progressed(self, slot: _Slot, now: float) -> None:
+        self._moved_at = now
+        self.last_error = None
+        for each in self._slots:
+            each.strikes = 0
+            each.failures = min(each.failures, FAILURES_AMONG_OTHERS)
+        slot.failures = 0
 
     def _give_back(self, run: _Run, event: Ended) -> None:
         if self._mode == "single":
@@ -272,6 +292,17 @@ class Scheduler:
                 self._gaps = [(0, run.owed or 1)]  # a stream can only begin again
         elif run.owed is not None and event.pos < run.owed:
             self._gaps = ranges.add(self._gaps, (event.pos, run.owed))
+
+    def _fewer(self, now: float) -> None:
+        """Asks over fewer connections at once: as many as go on undisturbed, but half as many as a moment
+        ago at the least.
+        """
+        if now - self._halved_at >= HALVING_S:
+            self._least = max(1, self._limit // 2)
+            self._halved_at = now
+        if self._runs:
+            self._limit = min(self._limit, max(self._least, len(self._runs)))
+            self._limited_at = now
 
     def _failed(self, slot: _Slot, error: FastxferError, jitter: float, now: float) -> list[Command]:
         if error.retry is not Retry.SAME_SOURCE:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastxfer._native.bitmap import MAX_CHUNKS
-from fastxfer.plan.grid import FEW_CHUNKS, LARGE_CHUNK, MIN_CHUNK, MOST_CHUNKS, chunk_size_for
+from fastxfer.plan.grid import FEW_CHUNKS, LARGE_CHUNK, MIN_CHUNK, MOST_CHUNKS, chunk_size_for, prefix_bytes
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 sizes = st.integers(0, 2**63 - 1)
@@ -45,3 +45,10 @@ def test_a_wish_holds_unless_it_makes_too_many_chunks(size: int, wish: int) -> N
     assert chunk % wish == 0
     assert -(-size // chunk) <= MOST_CHUNKS <= MAX_CHUNKS
     assert chunk == wish or -(-size // (chunk // 2)) > MOST_CHUNKS
+
+
+def test_of_several_places_in_a_chunk_the_furthest_counts_and_each_chunk_once() -> None:
+    assert prefix_bytes([], 100) == 0
+    assert prefix_bytes([30, 70, 50], 100) == 70
+    assert prefix_bytes([230, 110, 170], 100) == 100
+    assert prefix_bytes([200], 100) == 0

@@ -21,12 +21,15 @@ from fastxfer.errors import (
     NotFoundError,
     OverloadedError,
     ServerError,
+    TooSlowError,
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
+    FAILURES_AMONG_OTHERS,
     FIRST_RUN_BYTES,
+    HALVING_S,
     PROBE_BYTES,
     RECOVERY_S,
     RUN_SECONDS,
@@ -49,6 +52,7 @@ from fastxfer.plan.scheduler import (
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 CHUNK = 256 * KIB
 RESET = NetworkError("reset by the test")
+GARBLED = BadResponseError("garbled by the test")
 GONE = NotFoundError("gone", status=404)
 
 
@@ -186,6 +190,16 @@ def opened(chunks: int, connections: int = 4, *, retries: int = 5, wait_s: float
     plan.handle(Begin())
     plan.handle(Opened([(0, plan.size)], CHUNK))
     return plan
+
+
+def resting(plan: Watched, slot: int) -> float:
+    """Returns how long a slot still rests."""
+    began = plan.now
+    while slot not in plan.runs:
+        wake = plan.scheduler.next_wake()
+        assert wake is not None
+        plan.handle(Tick(), wake)
+    return plan.now - began
 
 
 # ---- the way of a transfer, drawn ----
@@ -515,6 +529,89 @@ def test_overload_on_every_slot_leaves_one() -> None:
     assert wake is not None
     plan.handle(Tick(), wake)
     assert len(plan.runs) == 1
+
+
+# ---- connections that are refused, answers that trickle ----
+
+
+def refuse(plan: Watched, most: int) -> int:
+    """Refuses all connections but the first few, until no more are tried than that; returns how many."""
+    for slot in [slot for slot in plan.runs if slot >= most]:
+        plan.end(slot, plan.runs[slot].start, RESET)
+    plan.handle(Tick(), plan.now + HALVING_S + 1.0)
+    return len(plan.runs)
+
+
+def test_connections_that_are_refused_halve_the_concurrency_until_none_is() -> None:
+    plan = opened(40000, 16)
+    assert [refuse(plan, 4) for _ in range(4)] == [8, 4, 4, 5]
+
+
+def test_after_a_refusal_the_concurrency_recovers_one_by_one() -> None:
+    plan = opened(4000, 8)
+    refuse(plan, 4)
+    seen = []
+    for _ in range(5):
+        plan.handle(Tick(), plan.now + RECOVERY_S)
+        seen.append(len(plan.runs))
+    assert seen == [5, 6, 7, 8, 8]
+
+
+def test_one_connection_that_breaks_costs_one() -> None:
+    plan = opened(4000, 16)
+    plan.end(3, plan.runs[3].start, RESET)
+    plan.handle(Tick(), 1.0)
+    assert len(plan.runs) == 15
+
+
+def test_a_connection_that_breaks_after_bytes_does_not_lower_the_concurrency() -> None:
+    plan = opened(4000, 8)
+    plan.end(3, plan.runs[3].start + 1000, RESET)
+    plan.handle(Tick(), 1.0)
+    assert len(plan.runs) == 8
+
+
+def test_a_network_that_is_gone_for_all_comes_back_for_half_of_them_at_once() -> None:
+    plan = opened(4000, 16, retries=50)
+    for slot in range(16):
+        plan.end(slot, plan.runs[slot].start, RESET)
+    plan.handle(Tick(), 1.0)
+    assert len(plan.runs) == 8
+
+
+def test_bytes_that_move_elsewhere_shorten_the_rests_of_a_failing_slot() -> None:
+    plan = opened(4000, 2, retries=50)
+    rests = []
+    for _ in range(10):
+        plan.handle(Tick(), plan.now + 60.0)
+        plan.end(1, plan.runs[1].start, GARBLED)
+        plan.end(0, plan.runs[0].start + 1000, RESET)
+        rests.append(resting(plan, 1))
+    assert max(rests) == 0.1875 * 2**FAILURES_AMONG_OTHERS
+
+
+def test_a_trickle_is_no_progress_and_is_given_up_with_what_it_brought() -> None:
+    plan = opened(4000, 1, retries=3)
+    slow = TooSlowError("trickling")
+    ends = 0
+    while plan.over is None:
+        plan.end(0, plan.runs[0].start + 100, slow)
+        ends += 1
+        plan.handle(Tick(), plan.now + 60.0)
+    assert plan.over == GiveUp(slow)
+    assert ends == 1 + 3
+    assert plan.done == [(0, 400)]
+
+
+def test_trickles_beside_a_good_answer_halve_the_concurrency_and_go_on() -> None:
+    plan = opened(4000, 8, retries=2)
+    for _ in range(10):
+        for slot in [slot for slot in plan.runs if slot]:
+            plan.end(slot, plan.runs[slot].start + 10, TooSlowError("trickling"))
+        plan.end(0)
+        plan.handle(Tick(), plan.now + 2.0)
+    assert plan.over is None
+    assert len(plan.runs) < 8
 
 
 # ---- pause ----
