@@ -104,9 +104,12 @@ def start(
     *,
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
-    resume: bool = True,
+    resume: bool | str = True,
     exists: str = "update",
     headers: Headers | None = None,
+    secret_headers: str | Iterable[str] = (),
+    allow_http_redirects: bool = False,
+    allow_private_redirects: bool = False,
     auth: tuple[str, str] | str | None = None,
     netrc: bool = False,
     proxy: str | None = None,
@@ -154,10 +157,15 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
                 crc32c, crc64nvme, crc64xz.
             chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to
                 4 MiB, by size.
-            resume: go on from a part file; False starts over.
+            resume: go on from a part file; False starts over; "force" goes on also where nothing but the size
+                tells that it is of this object.
             exists: "update" fetches only if the target differs from the object, "skip", "replace", or
                 "error".
             headers: more header fields, a mapping or "Name: value" strings.
+            secret_headers: names, or beginnings of names, of those that a redirect may not carry to another
+                origin, beside Authorization, Cookie, X-Amz-*, X-OSS-*, X-Api-Key and X-Auth-*.
+            allow_http_redirects, allow_private_redirects: follow redirects from https to http, and from the
+                public internet to loopback, link-local and private addresses.
             auth: (user, password) for HTTP Basic. netrc: take them from ~/.netrc.
             proxy: a proxy's URL; by default the usual environment variables.
             ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is

@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastxfer.engine.loop import Timer, before_exit, shared_engine
-from fastxfer.engine.request import Exchange, Head, Request
+from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import (
     AuthError,
     FastxferError,
@@ -35,10 +35,9 @@ from fastxfer.errors import (
     RangeError,
     RemoteChangedError,
     ServerError,
-    TransferTimeoutError,
     storage_error,
 )
-from fastxfer.lanes import Lane, Lanes
+from fastxfer.lanes import Lane, Lanes, request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
 from fastxfer.plan.rates import RateMeter, TokenBucket
@@ -99,6 +98,8 @@ class Download:
         self._restart: str | None = None
         self._discard = False
         self._paused = False
+        self._etags_differ = False  # from answer to answer, and the checksum is to decide
+        self._strict = False  # it did not hold: an ETag that differs is of another object again
         self._front = 0
         self._meter = RateMeter()
         self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
@@ -224,7 +225,7 @@ class Download:
                 case plan.Fetch(slot, start, stop):
                     self._fetch(slot, start, stop)
                 case plan.Abort(slot):
-                    self._engine.abort(self._lanes.of(slot)[0].exchange)
+                    self._engine.abort(self._lanes.of(slot, self.source)[0].exchange)
                 case plan.Complete():
                     self._settle()
                 case plan.GiveUp(error):
@@ -244,7 +245,7 @@ class Download:
         self._feed(event)
 
     def _fetch(self, slot: int, start: int, stop: int | None) -> None:
-        lane, fresh = self._lanes.of(slot)
+        lane, fresh = self._lanes.of(slot, self.source)
         if fresh and self._mode in ("ranged", "single"):
             self._keeping.attach(lane.exchange.writer)
         lane.start, lane.stop = start, stop
@@ -252,16 +253,19 @@ class Download:
 
     def _send(self, lane: Lane) -> None:
         known = self._known()
-        if_range = known.strong_etag if known is not None and not self.options.ignore_etag else None
+        if_range = known.strong_etag if known is not None and not self._ignores_etag else None
         lane.writing = lane.held = False
         lane.verdict, lane.failure = None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.exchange.writer.refuse()
         self._requests += 1
-        source = self.source
-        request = Request(source.url, source.header_lines(lane.asked, if_range), source.credentials)
-        self._engine.submit(lane.exchange, request, self)
+        lane.source = self.source
+        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, if_range), self)
         lane.out = True
+
+    @property
+    def _ignores_etag(self) -> bool:
+        return self.options.ignore_etag or self._etags_differ
 
     def _known(self) -> Identity | None:
         if self._identity is not None:
@@ -273,14 +277,14 @@ class Download:
 
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl, so only the writer's mode is set and the rest handed on."""
-        lane = self._lanes.of(exchange.slot)[0]
+        lane = self._lanes.of(exchange.slot, self.source)[0]
         try:
             verdict = judge(
                 lane.asked,
                 self._known(),
                 head.status,
                 head.headers,
-                ignore_etag=self.options.ignore_etag,
+                ignore_etag=self._ignores_etag,
                 now_epoch_s=time.time(),
             )
             lane.verdict = verdict
@@ -320,7 +324,8 @@ class Download:
             start, stop = 0, ENDLESS if size is None else size
         lane.exchange.writer.begin(start, stop, self._keeping.partials.get(start, 0))
         lane.writing, lane.held = True, False
-        lane.seen_at = time.monotonic()
+        lane.seen_at = lane.mark_at = time.monotonic()
+        lane.mark = lane.exchange.writer.received
 
     def _drain(self, lane: Lane, head: Head) -> None:
         """Lets a short body that is of no use pass, which keeps the connection; refuses a long one."""
@@ -408,7 +413,7 @@ class Download:
                 return
         if failure is None and not (exchange.writer.overrun and pos >= exchange.writer.stop):
             failure = error
-        if isinstance(failure, AuthError) and self.source.url != self.original.url:
+        if isinstance(failure, AuthError) and lane.source.url != self.original.url:
             # The address that a redirect led to may have expired: ask the first one again.
             self.source = self.original
             failure = ServerError(failure.message, status=failure.status)
@@ -427,9 +432,8 @@ class Download:
             pos, crc = writer.end()
         except OSError as error:
             raise storage_error(f"write {self.target.part}", error) from error
-        self._sources[self.source.display] = self._sources.get(self.source.display, 0) + max(
-            0, before - lane.start
-        )
+        url = lane.source.display
+        self._sources[url] = self._sources.get(url, 0) + max(0, before - lane.start)
         ledger = self._keeping.ledger
         if ledger is None:
             self._keeping.stream = (pos, crc)
@@ -441,7 +445,8 @@ class Download:
         """Acts on an answer that is not the object's bytes; returns the error if it is one."""
         match verdict:
             case Moved(location):
-                self.source = self.source.redirected(location)
+                answered = lane.exchange.head
+                self.source = lane.source.redirected(location, answered.address if answered else "")
                 self._send(lane)
             case NotRanged():
                 lane.stop = None
@@ -451,9 +456,24 @@ class Download:
                 self._send(lane)
             case Unsatisfiable():
                 return RangeError("the server says that a range inside the object does not exist (416)")
+            case Changed(reason, new) if self._only_the_etag(new):
+                self._keeping.notes.append(f"the checksum decides: {reason}")
+                self._etags_differ = True
+                self._send(lane)
             case Changed(reason, _):
                 self._changed(reason)
         return None
+
+    def _only_the_etag(self, new: Identity) -> bool:
+        """Returns whether an ETag may differ from node to node: everything else is as known, and a checksum
+        will tell.
+        """
+        known = self._known()
+        may = self.options.checksum and self.options.on_change == "restart" and not self._strict
+        if not may or known is None:
+            return False
+        same = known.size == new.size and known.last_modified == new.last_modified
+        return same and new.size is not None and new.last_modified is not None
 
     def _changed(self, reason: str) -> None:
         if self.options.on_change == "fail":
@@ -504,9 +524,8 @@ class Download:
         if self._mode in ("settling", "over"):
             return
         now = time.monotonic()
-        for lane in self._lanes.stalled(now):
-            stalled = TransferTimeoutError(f"no byte came for {self.options.stall_timeout:g} s")
-            self._engine.abort(lane.exchange, stalled)
+        for lane, error in self._lanes.late(now):
+            self._engine.abort(lane.exchange, error)
         if self._mode in ("ranged", "single"):
             self._keeping.follow(self._contiguous())
         self._meter.update(self._lanes.transferred, now)
@@ -640,7 +659,7 @@ class Download:
                 lambda _: self._finished(None, failure),
             )
         else:
-            identity, resumed = self._identity or Identity(), self._resumed > 0
+            identity, resumed = self._identity or Identity(), self._resumed > 0 or self._etags_differ
             self._on_disk(
                 lambda: self._keeping.complete(identity, resumed=resumed, url=self.original.display),
                 self._completed,
@@ -658,6 +677,7 @@ class Download:
             self._finished(self._result(outcome), None)
             return
         self._mode = "ranged"
+        self._etags_differ, self._strict = False, True
         self._start_clocks()
         self._begin_again(outcome)
 
@@ -694,3 +714,4 @@ def _stop_all() -> None:
 
 
 before_exit(_stop_all)
+os.register_at_fork(after_in_child=_running.clear)  # they are the parent's

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Throttle
-from fastxfer.engine.request import Exchange
-from fastxfer.errors import FastxferError
+from fastxfer.engine.request import Exchange, Request
+from fastxfer.errors import FastxferError, TooSlowError, TransferTimeoutError
 from fastxfer.options import TransferOptions
+from fastxfer.plan.grid import prefix_bytes
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Verdict
+from fastxfer.sources.http import HttpSource
+
+# Over so many stall time-outs an answer has to bring more than a trickle, that many bytes a second.
+TRICKLE_STALLS = 4
+TRICKLE_BYTES_A_S = 1024
 
 
 @dataclass(slots=True)
@@ -21,6 +27,7 @@ class Lane:
     """What is out on one slot."""
 
     exchange: Exchange
+    source: HttpSource
     start: int = 0
     stop: int | None = None  # None: the whole object, without a range
     out: bool = False  # a request is on its way
@@ -30,11 +37,26 @@ class Lane:
     failure: FastxferError | None = None
     seen: int = 0  # bytes received when last looked at
     seen_at: float = 0.0
+    mark: int = 0  # bytes received when its pace was last measured
+    mark_at: float = 0.0
 
     @property
     def asked(self) -> Span | None:
         """The range that was asked for."""
         return None if self.stop is None else (self.start, self.stop)
+
+
+def request_for(source: HttpSource, asked: Span | None, if_range: str | None = None) -> Request:
+    """Returns the request for a half-open range of a source's object, or for the whole when `asked` is
+    None.
+    """
+    return Request(
+        source.url,
+        source.header_lines(asked, if_range),
+        source.credentials,
+        client_cert=source.client_cert,
+        public_only=source.public_only,
+    )
 
 
 class Lanes:
@@ -50,12 +72,12 @@ class Lanes:
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
 
-    def of(self, slot: int) -> tuple[Lane, bool]:
-        """Returns the lane of a slot, and whether it was made now."""
+    def of(self, slot: int, source: HttpSource) -> tuple[Lane, bool]:
+        """Returns the lane of a slot, and whether it was made now, to ask `source`."""
         lane = self._lanes.get(slot)
         if lane is not None:
             return lane, False
-        lane = self._lanes[slot] = Lane(Exchange(self._options))
+        lane = self._lanes[slot] = Lane(Exchange(self._options), source)
         lane.exchange.writer.limit(self.throttle)
         lane.exchange.slot = slot
         return lane, True
@@ -82,19 +104,34 @@ class Lanes:
             lane.exchange.close()
         self._lanes.clear()
 
-    def stalled(self, now: float) -> list[Lane]:
-        """Returns the lanes whose request brought no byte for the stall time-out; takes a look at all."""
-        late = []
+    def late(self, now: float) -> list[tuple[Lane, FastxferError]]:
+        """Returns the lanes whose request is to be ended: no byte came for the stall time-out, or no more
+        than a trickle for several. Takes a look at all.
+        """
+        late: list[tuple[Lane, FastxferError]] = []
         for lane in self:
             received = lane.exchange.writer.received
-            if received != lane.seen or lane.held or lane.exchange.writer.waiting:
+            kept_waiting = lane.held or lane.exchange.writer.waiting  # by us, not by the server
+            if received != lane.seen or kept_waiting:
                 lane.seen, lane.seen_at = received, now
+            if kept_waiting:
+                lane.mark, lane.mark_at = received, now
             limit_s = self._options.stall_timeout
             if lane.exchange.head is None:
                 limit_s += self._options.connect_timeout
             if lane.out and now - lane.seen_at > limit_s:
-                late.append(lane)
+                late.append((lane, TransferTimeoutError(f"no byte came for {limit_s:g} s")))
+            elif lane.out and lane.writing and self._trickles(lane, received, now):
+                late.append((lane, TooSlowError("an answer came at a trickle")))
         return late
+
+    def _trickles(self, lane: Lane, received: int, now: float) -> bool:
+        window_s = TRICKLE_STALLS * self._options.stall_timeout
+        if now - lane.mark_at < window_s:
+            return False
+        slow = received - lane.mark < TRICKLE_BYTES_A_S * (now - lane.mark_at)
+        lane.mark, lane.mark_at = received, now
+        return slow
 
     def marks(self, partials: dict[int, int], ledger: ChunkLedger | None) -> tuple[Span, ...]:
         """Returns (offset, CRC) of the chunks that are partly there: `partials`, and what is being
@@ -114,9 +151,8 @@ class Lanes:
 
     def prefix_bytes(self, partials: dict[int, int], ledger: ChunkLedger) -> int:
         """Returns how many bytes are in place in chunks that are only partly there."""
-        prefixes: dict[int, int] = {}
-        for pos in [*partials, *(lane.exchange.writer.pos for lane in self if lane.writing)]:
-            chunk = pos // ledger.chunk_size
-            if chunk not in ledger and pos < ledger.size:
-                prefixes[chunk] = max(prefixes.get(chunk, 0), pos % ledger.chunk_size)
-        return sum(prefixes.values())
+        reached = [*partials, *(lane.exchange.writer.pos for lane in self if lane.writing)]
+        return prefix_bytes(
+            (pos for pos in reached if pos < ledger.size and pos // ledger.chunk_size not in ledger),
+            ledger.chunk_size,
+        )

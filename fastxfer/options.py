@@ -106,6 +106,23 @@ def parse_flag(value: Any) -> bool:
     raise ValueError("must be true or false")
 
 
+def _resume(value: Any) -> bool | str:
+    if isinstance(value, str) and value.strip().lower() == "force":
+        return "force"
+    try:
+        return parse_flag(value)
+    except ValueError:
+        raise ValueError("must be true, false or force") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else list(value or ())
+    names = tuple(str(name).strip().lower() for name in given)
+    if not all(map(_TOKEN.match, names)):
+        raise ValueError("must be names of header fields, with commas between")
+    return names
+
+
 def _choice(*names: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in names:
@@ -270,13 +287,35 @@ class TransferOptions:
         metavar="SIZE",
         flags=("-k",),
     )
-    resume: bool = _option(parse_flag, True, "go on from a part file that is there", metavar="BOOL")
+    resume: bool | str = _option(
+        _resume,
+        True,
+        "go on from a part file that is there; 'force' also where nothing but the size tells that it is of "
+        "this object",
+        metavar="HOW",
+    )
     exists: str = _option(
         _choice("update", "skip", "replace", "error"), "update",
         "when the target is there: update (fetch only if it differs), skip, replace or error", metavar="HOW",
     )  # fmt: skip
     headers: tuple[tuple[str, str], ...] = _option(
         _headers, (), "a header field to send, 'Name: value'; may be repeated", metavar="H", flags=("-H",)
+    )
+    secret_headers: tuple[str, ...] = _option(
+        _names,
+        (),
+        "names, or beginnings of names, of header fields that a redirect may not carry to another origin, "
+        "beside Authorization, Cookie, X-Amz-*, X-OSS-*, X-Api-Key and X-Auth-*",
+        metavar="N,N",
+    )
+    allow_http_redirects: bool = _option(
+        parse_flag, False, "follow redirects from https to http", metavar="BOOL"
+    )
+    allow_private_redirects: bool = _option(
+        parse_flag,
+        False,
+        "follow redirects from the public internet to loopback, link-local and private addresses",
+        metavar="BOOL",
     )
     auth: tuple[str, str] | None = _option(
         _auth, None, "credentials for HTTP Basic, user:password", metavar="U:P"

@@ -9,8 +9,9 @@ import threading
 import time
 
 from fastxfer.engine.loop import shared_engine
-from fastxfer.engine.request import Exchange, Head, Request
+from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import BadResponseError, FastxferError, Retry, TransferTimeoutError
+from fastxfer.lanes import request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Moved, NotRanged, Partial, Unsatisfiable, Verdict, Whole, judge
@@ -61,7 +62,7 @@ def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
             continue
         match answer.verdict:
             case Moved(location):
-                source = source.redirected(location)
+                source = source.redirected(location, answer.answer.address if answer.answer else "")
             case NotRanged():
                 asked = None
             case Unsatisfiable(identity) if identity.size != 0 and asked is not None:
@@ -73,7 +74,7 @@ def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
 def _ask(source: HttpSource, asked: Span | None, options: TransferOptions) -> _Answer:
     engine = shared_engine()
     answer = _Answer(asked)
-    request = Request(source.url, source.header_lines(asked, None), source.credentials)
+    request = request_for(source, asked)
     made: list[Exchange] = []
 
     def send() -> None:

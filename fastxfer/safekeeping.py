@@ -18,7 +18,7 @@ from fastxfer._native.writer import Writer
 from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
-from fastxfer.plan.grid import chunk_size_for
+from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage.digest import Follower, digest_file
@@ -105,10 +105,10 @@ class Safekeeping:
         identity, options = left.checkpoint.identity, self.options
         etag = None if options.ignore_etag else identity.strong_etag
         same_url = left.checkpoint.url_sha256 == part.source.url_sha256
-        if options.checksum or etag or (same_url and identity.has_validator):
+        if options.checksum or etag or (same_url and identity.has_validator) or options.resume == "force":
             return left
         reason = "it is of another URL" if not same_url else "the server gave nothing to know the object by"
-        self.drop_left(f"{reason}; give a checksum to go on in such a case")
+        self.drop_left(f"{reason}; give a checksum, or resume=force, to go on in such a case")
         return None
 
     def drop_left(self, reason: str) -> None:
@@ -191,7 +191,7 @@ class Safekeeping:
         if self.left is None:
             return 0
         ledger = self.left.ledger
-        return ledger.done_bytes + sum(pos % ledger.chunk_size for pos in self.left.partials)
+        return ledger.done_bytes + prefix_bytes(self.left.partials, ledger.chunk_size)
 
     def follow(self, front: int) -> None:
         """Lets the digests follow to `front`: all bytes before it are in place."""
@@ -282,7 +282,7 @@ class Safekeeping:
             if checksums[algorithm] == expected:
                 continue
             if resumed:
-                return f"the {algorithm} of the resumed file was wrong"
+                return f"the {algorithm} of what was put together was wrong"
             self.save(())
             raise ChecksumError(
                 f"the {algorithm} of {url} is {checksums[algorithm]}, not {expected}: "

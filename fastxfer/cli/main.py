@@ -32,9 +32,9 @@ usage: fastxfer COMMAND [OPTION...] [ARGUMENT...]
 
 {commands}
 
-Exit status: 0 ok, 1 other, 2 time-out, 3 not found, 6 network, 7 interrupted (run it again to go on),
-8 cannot resume, 9 disk full, 13 exists, 17 I/O, 19 DNS, 22 bad response, 24 authorisation, 28 bad option,
-29 overloaded, 32 checksum, 33 remote changed.
+Exit status: 0 ok, 1 other, 2 time-out, 3 not found, 5 too slow, 6 network, 7 interrupted (run it again to go
+on), 8 cannot resume, 9 disk full, 13 exists, 17 I/O, 19 DNS, 22 bad response, 24 authorisation, 28 bad
+option, 29 overloaded, 32 checksum, 33 remote changed.
 """
 
 

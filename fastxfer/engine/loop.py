@@ -26,7 +26,7 @@ from typing import Any
 
 import pycurl
 
-from fastxfer.engine.request import Exchange, Listener, Request
+from fastxfer.engine.request import Connection, Exchange, Listener, Request
 from fastxfer.engine.translate import translate
 from fastxfer.errors import FastxferError, InterruptedTransferError
 
@@ -119,6 +119,7 @@ class Engine:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._out: dict[pycurl.Curl, Exchange] = {}
+        self._sockets: dict[Connection, int] = {}
         self._stopping = False
         self._multis: dict[str, _Multi] = {}
         self._thread = threading.Thread(target=self._run, name="fastxfer-engine", daemon=True)
@@ -156,6 +157,7 @@ class Engine:
     def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
         """Sends a request on an idle exchange; `listener` hears of it."""
         exchange.prepare(request, listener)
+        exchange.sockets = self._sockets
         self._out[exchange.easy] = exchange
         self._multi_of(exchange).handle.add_handle(exchange.easy)
 
@@ -220,15 +222,36 @@ class Engine:
             pass
 
     def _finish(self, easy: pycurl.Curl, failed: tuple[int, str] | None) -> None:
-        exchange = self._out.pop(easy, None)
+        exchange = self._out.get(easy)
         if exchange is None:
             return
-        self._multi_of(exchange).handle.remove_handle(easy)
+        multi = self._multi_of(exchange).handle
+        self._remember(exchange)
+        multi.remove_handle(easy)
+        if exchange.unclean:
+            # libcurl has closed that connection: there is one fewer to try.
+            exchange.unclean = False
+            multi.add_handle(easy)
+            return
+        del self._out[easy]
         error = exchange.refused
         if error is None and failed is not None:
             error = translate(*failed, easy.getinfo(pycurl.OS_ERRNO), tls=exchange.tls)
         if exchange.listener is not None:
             exchange.listener.ended(exchange, error)
+
+    def _remember(self, exchange: Exchange) -> None:
+        """Notes the descriptor of a connection that is kept, to look at before its next request."""
+        connection = exchange.connection
+        if connection is None or exchange.tls:
+            return
+        fd = exchange.easy.getinfo(pycurl.ACTIVESOCKET)
+        if fd >= 0 and not exchange.unclean:
+            if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
+                self._sockets.clear()
+            self._sockets[connection] = fd
+        else:
+            self._sockets.pop(connection, None)
 
     def _run_due(self) -> None:
         now = time.monotonic()
@@ -287,7 +310,6 @@ def _leave_to_parent() -> None:
     if _engine is not None:
         _abandoned.append(_engine)
         _engine = None
-    _at_exit.clear()
 
 
 def _stop_at_exit() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pycurl
 
 from fastxfer._native.writer import Writer
 from fastxfer.errors import BadResponseError, FastxferError
 from fastxfer.options import TransferOptions
+from fastxfer.plan.addresses import is_public
 from fastxfer.plan.response import Headers
 
 # libcurl reads up to this much from a socket at once and still passes at most 16 KiB a callback; 512 KiB is
@@ -27,22 +29,35 @@ _VERSIONS = {
 _VERSION_NAMES = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}  # CURLINFO_HTTP_VERSION
 
 
+Connection = tuple[str, int]
+"""The address and port of our end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET. `headers` are complete "Name: value" lines; `credentials` go out as HTTP Basic."""
+    """A GET. `headers` are complete "Name: value" lines; `credentials` go out as HTTP Basic.
+
+    `client_cert` says whether the client's certificate may be shown, `public_only` that only an address of
+    the public internet may be asked.
+    """
 
     url: str
     headers: tuple[str, ...] = ()
     credentials: tuple[str, str] | None = None
+    client_cert: bool = True
+    public_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The final answer's status line and fields. `http_version` is "1.0", "1.1", "2" or "3"."""
+    """The final answer's status line and fields. `http_version` is "1.0", "1.1", "2" or "3"; `address` is
+    the IP address that was asked.
+    """
 
     status: int
     http_version: str
     headers: Headers
+    address: str = ""
 
 
 class Listener(Protocol):
@@ -71,18 +86,28 @@ class Exchange:
         self.slot = -1
         """For the listener's use: which slot of its plan this exchange serves."""
         self.refused: FastxferError | None = None
-        """Why the answer's head was not taken."""
+        """Why the request was not sent, or its answer's head not taken."""
         self.tls = False
+        self.unclean = False
+        """The kept connection had bytes on it that nobody asked for, so nothing was sent."""
+        self.connection: Connection | None = None
+        """The connection that the request went out on."""
+        self.sockets: dict[Connection, int] = {}
+        """The descriptors of the kept connections, of the engine."""
+        self._address = ""
+        self._public_only = False
+        self._options = options
+        self._shows_cert = True
         self._fields: list[tuple[str, str]] = []
         self._status = 0
         self._version = ""
         self.pool = options.http_version or "1.1"
         """Which of the engine's pools of connections it uses."""
         self.easy = pycurl.Curl()
-        self._configure(options)
+        self._configure()
 
-    def _configure(self, options: TransferOptions) -> None:
-        easy = self.easy
+    def _configure(self) -> None:
+        easy, options = self.easy, self._options
         easy.setopt(pycurl.NOSIGNAL, 1)
         easy.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         easy.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -101,11 +126,12 @@ class Exchange:
             easy.setopt(pycurl.SSL_VERIFYHOST, 0)
         if options.ca_bundle is not None:
             easy.setopt(pycurl.CAINFO, options.ca_bundle)
-        if options.client_cert is not None:
+        if options.client_cert is not None and self._shows_cert:
             certificate, key = options.client_cert
             easy.setopt(pycurl.SSLCERT, certificate)
             if key is not None:
                 easy.setopt(pycurl.SSLKEY, key)
+        easy.setopt(pycurl.PREREQFUNCTION, self._connected)
         if options.proxy is not None:
             easy.setopt(pycurl.PROXY, options.proxy)
         if options.netrc:
@@ -114,12 +140,23 @@ class Exchange:
     def prepare(self, request: Request, listener: Listener) -> None:
         """Sets the handle up for a request."""
         easy = self.easy
+        if self._shows_cert != request.client_cert:
+            self._shows_cert = request.client_cert
+            easy.reset()
+            self._configure()
         self.listener = listener
         self.head = None
         self.refused = None
+        self.unclean = False
+        self.connection = None
         self.tls = request.url.startswith("https:")
         self._fields = []
         self._status = 0
+        self._public_only = request.public_only
+        if request.public_only:
+            easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_public)
+        else:
+            easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
         easy.setopt(pycurl.URL, request.url)
         # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
         # user and password UTF-8 (RFC 7617 section 2.1).
@@ -130,6 +167,27 @@ class Exchange:
         else:
             easy.unsetopt(pycurl.USERNAME)
             easy.unsetopt(pycurl.PASSWORD)
+
+    def _open_public(self, _purpose: int, address: Any) -> Any:
+        """Opens the socket to an address, of the public internet only."""
+        family, kind, protocol, where = address
+        if not is_public(where[0]):
+            self.refused = _private(where[0])
+            return pycurl.SOCKET_BAD
+        self.refused = None
+        return socket.socket(family, kind, protocol)
+
+    def _connected(self, address: str, local_address: str, _port: int, local_port: int) -> int:
+        """Called by libcurl when it has a connection, new or kept, before the request goes out on it."""
+        self._address = address
+        self.connection = (local_address, local_port)
+        self.refused = _private(address) if self._public_only and not is_public(address) else None
+        # With TLS what waits may be a ticket, and nobody else's answer.
+        fd = None if self.tls else self.sockets.get(self.connection)
+        self.unclean = fd is not None and _has_bytes(fd, self.connection)
+        go_on: int = pycurl.PREREQFUNC_OK
+        stop: int = pycurl.PREREQFUNC_ABORT
+        return stop if self.refused or self.unclean else go_on
 
     def _header(self, line: bytes) -> int | None:
         # Called a line at a time: status line, fields, an empty line; again for each 1xx; and for trailers
@@ -154,7 +212,7 @@ class Exchange:
         if self._status < 200:
             self._status = 0
             return None
-        self.head = Head(self._status, self._version, Headers(fields))
+        self.head = Head(self._status, self._version, Headers(fields), self._address)
         if self.listener is not None:
             self.listener.head(self, self.head)
         return None
@@ -168,3 +226,29 @@ class Exchange:
     def http_version(self) -> str:
         """The version of HTTP that was spoken: "1.0", "1.1", "2" or "3", or "" before an answer."""
         return _VERSION_NAMES.get(self.easy.getinfo(pycurl.INFO_HTTP_VERSION), "")
+
+
+def _private(address: str) -> BadResponseError:
+    return BadResponseError(
+        f"the server redirects from the public internet to {address}, which is not followed; "
+        "where that is meant use allow_private_redirects=True (--allow-private-redirects)"
+    )
+
+
+def _has_bytes(fd: int, connection: Connection) -> bool:
+    """Returns whether bytes wait on a kept connection: no answer to what has not been asked yet.
+
+    libcurl would take them for the answer. The descriptor may have been closed, and be another's by now.
+    """
+    family = socket.AF_INET6 if ":" in connection[0] else socket.AF_INET
+    looking = None
+    try:
+        looking = socket.socket(family, socket.SOCK_STREAM, 0, fd)
+        if looking.getsockname()[:2] != connection:
+            return False
+        return bool(looking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
+    finally:
+        if looking is not None:
+            looking.detach()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from fastxfer._version import __version__
 from fastxfer.errors import BadResponseError, OptionError
 from fastxfer.options import TransferOptions
+from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
 
 MAX_REDIRECTS = 10
@@ -46,12 +47,18 @@ def safe_url(url: str) -> str:
 class HttpSource:
     """One object at one URL. `url` holds no user info; `home` is the origin that the caller's secrets are
     for.
+
+    `client_cert` says whether the caller's certificate may be shown, `public_only` that only addresses of
+    the public internet may be asked.
     """
 
     url: str
     home: tuple[str, str, int]
-    credentials: tuple[str, str] | None
-    headers: tuple[tuple[str, str], ...]
+    options: TransferOptions = field(repr=False)
+    credentials: tuple[str, str] | None = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    client_cert: bool = True
+    public_only: bool = False
     redirects: int = 0
 
     @classmethod
@@ -86,7 +93,7 @@ class HttpSource:
         except UnicodeEncodeError as error:
             raise OptionError("the URL has a character that UTF-8 cannot express") from error
         clean = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
-        return cls(clean, origin(clean), credentials, options.headers)
+        return cls(clean, origin(clean), options, credentials, options.headers)
 
     @property
     def display(self) -> str:
@@ -107,11 +114,13 @@ class HttpSource:
         # An empty value needs libcurl's own form, "Name;", or the field is taken out.
         return (*lines, *(f"{name}: {value}" if value else f"{name};" for name, value in self.headers))
 
-    def redirected(self, location: str) -> HttpSource:
-        """Returns the source that a Location field leads to.
+    def redirected(self, location: str, address: str = "") -> HttpSource:
+        """Returns the source that a Location field leads to, sent by the server at the IP address `address`.
 
-        Another origin gets none of the secrets. Raises BadResponseError for the eleventh redirect, another
-        scheme than http and https, https to http, user info in the location, and what is no URL.
+        Another origin gets none of the secrets. From the public internet only there: an address that is not
+        public is refused when it is known, at the latest when it is connected to. Raises BadResponseError for
+        the eleventh redirect, another scheme than http and https, https to http, user info in the location,
+        and what is no URL.
         """
         if self.redirects >= MAX_REDIRECTS:
             raise BadResponseError(f"the server redirects more than {MAX_REDIRECTS} times")
@@ -128,16 +137,21 @@ class HttpSource:
             raise BadResponseError(
                 f"the server redirects to scheme {parts.scheme[:20]!r}, which is not followed"
             )
-        if parts.scheme == "http" and self.url.startswith("https:"):
-            raise BadResponseError("the server redirects from https to http, which is not followed")
+        if parts.scheme == "http" and self.url.startswith("https:") and not self.options.allow_http_redirects:
+            raise BadResponseError(
+                "the server redirects from https to http, which is not followed; "
+                "where that is meant use allow_http_redirects=True (--allow-http-redirects)"
+            )
         if "@" in parts.netloc:
             raise BadResponseError("the server redirects to a URL with user info, which is not followed")
         url = urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
-        moved = replace(self, url=url, redirects=self.redirects + 1)
+        public_only = self.public_only or (is_public(address) and not self.options.allow_private_redirects)
+        moved = replace(self, url=url, redirects=self.redirects + 1, public_only=public_only)
         if to == self.home:
             return moved
-        kept = tuple(h for h in self.headers if not h[0].lower().startswith(_SECRET_HEADERS))
-        return replace(moved, home=to, credentials=None, headers=kept)
+        secret = (*_SECRET_HEADERS, *self.options.secret_headers)
+        kept = tuple(h for h in self.headers if not h[0].lower().startswith(secret))
+        return replace(moved, home=to, credentials=None, headers=kept, client_cert=False)
 
 
 def _ascii_host(host: str) -> str:

@@ -166,6 +166,62 @@ def test_an_etag_for_each_node_of_a_cdn_is_given_up_in_the_end(
 
 
 @everywhere
+@pytest.mark.parametrize("honoured", [True, False], ids=["if-range-honoured", "if-range-ignored"])
+def test_an_etag_for_each_node_of_a_cdn_is_no_change_where_a_checksum_decides(
+    tmp_path: Path, connections: int, resumed: bool, honoured: bool
+) -> None:
+    def by_node(asked: Asked) -> None:
+        etag = f'"node-{asked.request.number % 2}"'
+        fields = asked.with_fields(ETag=etag)
+        if honoured and asked.request.headers.get("if-range") not in (None, etag):
+            whole = {**fields, "Content-Length": str(SIZE)}
+            del whole["Content-Range"]
+            asked.send(200, whole, OBJECT)
+        else:
+            asked.send(fields=fields)
+
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.server_does(by_node)
+        result = scenario.arrives(checksum=sha256_of(OBJECT))
+    assert (result.resumed, result.restarts) == (scenario.before, 0)
+    assert any("the checksum decides" in note for note in result.notes)
+
+
+@everywhere
+def test_another_object_of_the_same_size_and_time_does_not_pass_for_another_node(
+    tmp_path: Path, connections: int, resumed: bool
+) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+
+        def replaced(asked: Asked) -> None:
+            scenario.handler.replace(OTHER, etag='"other"', last_modified=DATE)
+            scenario.handler.wrong = None
+            scenario.handler(asked.request, asked.connection)
+
+        scenario.server_does(replaced, first if resumed else once_later)
+        result = scenario.arrives(OTHER, checksum=sha256_of(OTHER))
+    assert (result.restarts, result.etag) == (1, '"other"')
+    assert any("the checksum decides" in note for note in result.notes)
+
+
+@everywhere
+def test_progress_that_nothing_but_the_size_knows_is_used_if_asked_to(
+    tmp_path: Path, connections: int, resumed: bool
+) -> None:
+    with Scenario(tmp_path, connections, resumed, etag=None, last_modified=None) as scenario:
+        result = scenario.arrives(resume="force")
+    assert (result.resumed, result.restarts) == (scenario.before, 0)
+
+
+@fresh
+def test_progress_for_another_size_is_never_used(tmp_path: Path, connections: int) -> None:
+    with Scenario(tmp_path, connections, True, etag=None, last_modified=None) as scenario:
+        scenario.handler.replace(OTHER[:-1], etag=None)
+        result = scenario.arrives(OTHER[:-1], resume="force")
+    assert (result.resumed, result.restarts) == (0, 1)
+
+
+@everywhere
 def test_412_starts_again(tmp_path: Path, connections: int, resumed: bool) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
         scenario.server_does(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +31,10 @@ from tests.faults.scenarios import (
     once_later,
     wait,
 )
-from tests.servers import Authority
+from tests.servers import Authority, find_program
 from tests.servers.raw import Connection, RangeHandler, RawServer, Request
+
+REPOSITORY = Path(__file__).parents[2]
 
 Handler = Callable[[Request, Connection], None]
 
@@ -157,6 +163,25 @@ def test_from_https_to_http_is_not_followed(tmp_path: Path, connections: int, au
 
 
 @fresh
+def test_from_https_to_http_is_followed_if_asked_to_and_without_secrets(
+    tmp_path: Path, connections: int, authority: Authority
+) -> None:
+    with RawServer(RangeHandler(OBJECT)) as plain, TlsServer(to(plain.url()), authority) as server:
+        transfer = fastxfer.start(
+            server.url(),
+            tmp_path / "out",
+            connections,
+            ca_bundle=str(authority.ca),
+            allow_http_redirects=True,
+            auth=("user", "canary"),
+            **QUICK,
+        )
+        wait(transfer)
+        assert not any("canary" in arrived(request) for request in plain.requests)
+    assert (tmp_path / "out").read_bytes() == OBJECT
+
+
+@fresh
 def test_from_http_to_https_is_followed(tmp_path: Path, connections: int, authority: Authority) -> None:
     with TlsServer(RangeHandler(OBJECT), authority) as safe, RawServer(to(safe.url())) as server:
         transfer = fastxfer.start(
@@ -164,6 +189,71 @@ def test_from_http_to_https_is_followed(tmp_path: Path, connections: int, author
         )
         wait(transfer)
     assert (tmp_path / "out").read_bytes() == OBJECT
+
+
+PUBLIC = "8.8.8.8"
+
+
+def from_the_internet(tmp_path: Path, address: str, host: str, *options: str) -> dict[str, Any]:
+    """Returns what a fetch came to from a server at `address` that redirects to `host` (see
+    public_internet).
+    """
+    script = [sys.executable, "-m", "tests.faults.public_internet", str(tmp_path), address, host, *options]
+    unshare = find_program("unshare", install="apt-get install util-linux")
+    run = subprocess.run(
+        [unshare, "-n", *script], capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY
+    )
+    assert run.returncode == 0, run.stderr
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "0x7f000001",
+        "2130706433",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.1.2.3",
+        "169.254.169.254",
+        "[fd12::1]",
+    ],
+)
+def test_from_the_internet_to_a_private_address_is_not_followed(tmp_path: Path, host: str) -> None:
+    told = from_the_internet(tmp_path, PUBLIC, host)
+    assert (told["error"], told["requests"], told["connections"]) == ("BadResponseError", 0, 0)
+    assert "allow_private_redirects" in told["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_the_internet_to_a_private_address_is_not_followed_on_a_kept_connection(tmp_path: Path) -> None:
+    told = from_the_internet(tmp_path, PUBLIC, "127.0.0.1", "kept")
+    assert (told["error"], told["requests"], told["connections"]) == ("BadResponseError", 0, 1)
+
+
+def test_from_the_internet_over_ipv6_is_the_same(tmp_path: Path) -> None:
+    told = from_the_internet(tmp_path, "2606:4700::1111", "127.0.0.1")
+    assert (told["error"], told["requests"]) == ("BadResponseError", 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "options"),
+    [
+        (PUBLIC, "127.0.0.1", ["allow"]),
+        (PUBLIC, "8.8.4.4", []),
+        (PUBLIC, "[2606:4700::1111]", []),
+        ("10.1.2.3", "127.0.0.1", []),
+        ("127.0.0.1", "8.8.8.8", []),
+    ],
+)
+def test_other_redirects_between_addresses_are_followed(
+    tmp_path: Path, address: str, host: str, options: list[str]
+) -> None:
+    told = from_the_internet(tmp_path, address, host, *options)
+    assert (told["error"], told["right"]) == (None, True)
 
 
 SECRETS = {
@@ -206,6 +296,64 @@ def test_another_origin_gets_no_credentials(tmp_path: Path, connections: int, ho
         wait(fastxfer.start(url, tmp_path / "out", connections, **options, **QUICK))
         assert "user:canary-pass" in arrived(home.requests[0])
         assert not any("authorization" in request.headers for request in other.requests)
+
+
+class AsksWho(TlsServer):
+    """A TLS server that asks for a client's certificate, and notes for each request whether one came."""
+
+    def __init__(self, handler: Handler, authority: Authority) -> None:
+        super().__init__(self._note, authority)
+        assert isinstance(self._listener, ssl.SSLSocket)
+        self._listener.context.load_verify_locations(authority.ca)
+        self._listener.context.verify_mode = ssl.CERT_OPTIONAL
+        self._then = handler
+        self.shown: list[bool] = []
+
+    def _note(self, request: Request, connection: Connection) -> None:
+        assert isinstance(connection._socket, ssl.SSLSocket)
+        self.shown.append(bool(connection._socket.getpeercert()))
+        self._then(request, connection)
+
+
+@fresh
+def test_another_origin_is_not_shown_the_clients_certificate(
+    tmp_path: Path, connections: int, authority: Authority
+) -> None:
+    with (
+        AsksWho(RangeHandler(OBJECT), authority) as other,
+        AsksWho(to(other.url()), authority) as home,
+    ):
+        for _ in range(2):  # the second time on connections that are kept
+            transfer = fastxfer.start(
+                home.url(),
+                tmp_path / "out",
+                connections,
+                ca_bundle=str(authority.ca),
+                client_cert=(str(authority.chain), str(authority.key)),
+                exists="replace",
+                **QUICK,
+            )
+            wait(transfer)
+        assert set(home.shown) == {True}
+        assert set(other.shown) == {False}
+
+
+@fresh
+def test_header_fields_that_the_caller_calls_secret_do_not_travel(tmp_path: Path, connections: int) -> None:
+    headers = {"X-My-Key": "canary", "X-Ours-One": "canary", "X-Trace": "public"}
+    with RawServer(RangeHandler(OBJECT)) as other, RawServer(to(other.url())) as home:
+        transfer = fastxfer.start(
+            home.url(),
+            tmp_path / "out",
+            connections,
+            headers=headers,
+            secret_headers="X-My-Key, x-ours-",
+            **QUICK,
+        )
+        wait(transfer)
+        assert arrived(home.requests[0]).count("canary") == 2
+        assert not any("canary" in arrived(request) for request in other.requests)
+        assert all(request.headers["x-trace"] == "public" for request in other.requests)
 
 
 @fresh

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import fastxfer
-from fastxfer.errors import BadResponseError, NetworkError, TLSError, TransferTimeoutError
+from fastxfer.errors import BadResponseError, NetworkError, TLSError, TooSlowError, TransferTimeoutError
 from tests.faults.scenarios import (
     OBJECT,
     QUICK,
@@ -99,6 +100,41 @@ def test_every_second_answer_breaking_at_every_place_still_arrives(tmp_path: Pat
         scenario.server_does(break_one, lambda nth, _request: nth % 2 == 1)
         result = scenario.arrives(retries=16, chunk_size="64K")
     assert result.transferred == SIZE
+
+
+def at_a_trickle(asked: Asked) -> None:
+    """Sends a few bytes twenty times a second, for as long as the client listens."""
+    asked.send(body=b"")
+    pace = threading.Event()
+    for byte in range(0, len(asked.data), 4):
+        asked.connection.send(asked.data[byte : byte + 4])
+        pace.wait(0.05)
+
+
+@everywhere
+def test_a_trickle_is_noticed_and_asked_for_again(tmp_path: Path, connections: int, resumed: bool) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.server_does(at_a_trickle, once_later)
+        result = scenario.arrives(stall_timeout=0.3)
+    assert (result.resumed, result.restarts) == (scenario.before, 0)
+    assert result.retries >= 1
+    assert result.transferred + result.resumed == SIZE, "what it brought is kept"
+
+
+@everywhere
+def test_a_server_that_always_trickles_fails(tmp_path: Path, connections: int, resumed: bool) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.server_does(at_a_trickle, always if resumed else later)
+        scenario.fails(TooSlowError, 5, kept=True, stall_timeout=0.3, retries=1)
+
+
+@crosswise
+def test_a_rate_that_the_caller_limits_is_no_trickle(tmp_path: Path, connections: int, resumed: bool) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.server_does(lambda asked: asked.send(), always)
+        rate = (SIZE - scenario.before) / 3
+        result = scenario.arrives(stall_timeout=0.2, max_rate=int(rate), retries=0)
+    assert result.retries == 0
 
 
 @crosswise

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import TracebackType
+from typing import TypeVar
 
 from tests.servers import HOST, ServerError
 
@@ -139,16 +140,17 @@ class Connection:
         return Request(-1, self.number, method, target, version, headers, body)
 
 
+Server = TypeVar("Server", bound="RawServer")
 Handler = Callable[[Request, Connection], None]
 
 
 class RawServer:
-    """A context manager: listens on 127.0.0.1, a thread a connection, requests recorded in `requests`.
+    """A context manager: listens on `host`, a thread a connection, requests recorded in `requests`.
 
     An error in the handler other than the client's going away is raised again when the context ends.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, host: str = HOST) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self._handler = handler
@@ -157,13 +159,15 @@ class RawServer:
         self._held: list[threading.Event] = []
         self._errors: list[BaseException] = []
         self._stopping = False
-        self._listener = socket.create_server((HOST, 0), backlog=256)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._host = f"[{host}]" if ":" in host else host
+        self._listener = socket.create_server((host, 0), family=family, backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept, name="raw-accept", daemon=True)
 
     def url(self, path: str = "/object") -> str:
         """Returns the URL of a path that is already percent-encoded."""
-        return f"http://{HOST}:{self.port}{path}"
+        return f"http://{self._host}:{self.port}{path}"
 
     def wait_for_requests(self, count: int, deadline_s: float = JOIN_DEADLINE_S) -> list[Request]:
         """Returns the requests once there are `count`; a ServerError after the deadline."""
@@ -179,7 +183,7 @@ class RawServer:
             if self._stopping:
                 event.set()
 
-    def __enter__(self) -> RawServer:
+    def __enter__(self: Server) -> Server:
         self._acceptor.start()
         return self
 
