@@ -19,7 +19,7 @@ from fastxfer.storage.part_file import stored_checkpoint
 from fastxfer.storage.paths import resolve_target
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject, make_bytes
-from tests.servers.raw import RangeHandler, RawServer
+from tests.servers.raw import Fault, RangeHandler, RawServer
 from tests.test_fetch import leftovers, sha256
 
 MIB = 1024**2
@@ -128,6 +128,35 @@ def test_the_end_of_the_interpreter_saves_a_running_transfer(
     )
     result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"sha256:{thing.sha256}")
     assert result.resumed >= 20_000_000
+
+
+def test_the_end_of_a_forked_child_saves_its_transfer_and_not_its_parents(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, threading, fastxfer\n"
+        "def start(name):\n"
+        "    there = threading.Event()\n"
+        "    watch = lambda p: there.set() if p.done >= 100_000 else None\n"
+        "    transfer = fastxfer.start(sys.argv[1], sys.argv[2] + name, 1, progress=watch)\n"
+        "    assert there.wait(30)\n"
+        "    return transfer\n"
+        "mine = start('parent')\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    start('child')\n"
+        "    sys.exit()\n"
+        "os.waitpid(pid, 0)\n"
+        "print(mine.state)\n"
+    )
+    size = 2 * MIB
+    faults = [Fault(stall_at=100_000), Fault(stall_at=100_000)]
+    handler = RangeHandler(make_bytes(size, 7), faults=lambda _: faults.pop() if faults else None)
+    with RawServer(handler) as server:
+        command = [sys.executable, "-W", "ignore", "-c", program, server.url(), f"{tmp_path}/"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert (run.returncode, run.stdout) == (0, "running\n"), run.stderr
+        for name in ("child", "parent"):
+            assert fastxfer.fetch(server.url(), tmp_path / name, 1).resumed == 100_000
+            assert (tmp_path / name).read_bytes() == handler.content.data
 
 
 def wait_for(condition: threading.Event) -> None:
