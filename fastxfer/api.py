@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 from fastxfer import probing
 from fastxfer.download import Download
 from fastxfer.errors import InterruptedTransferError, TransferTimeoutError
-from fastxfer.options import TransferOptions
+from fastxfer.options import Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject
 from fastxfer.sources.http import HttpSource
@@ -102,6 +102,7 @@ def start(
     out: Path | None = None,
     connections: int = 16,
     *,
+    refresh: Refresh | None = None,
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
     resume: bool | str = True,
@@ -153,6 +154,9 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             url: http:// or https://; user info in it is used for HTTP Basic and never shown.
             out: a file, a directory, or None for the URL's file name in the current directory.
             connections: requests at once, 1 to 1024.
+            refresh: called without arguments, on a thread of its own, when the server refuses the URL (401,
+                403); returns a new URL of the same object, with which all requests go on. A string is a
+                shell command that prints it.
             checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
                 crc32c, crc64nvme, crc64xz.
             chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to

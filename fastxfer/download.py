@@ -53,6 +53,7 @@ from fastxfer.plan.response import (
     judge,
 )
 from fastxfer.progress.snapshot import Progress, chunk_cells
+from fastxfer.refreshing import ask as ask_for_url
 from fastxfer.results import FetchResult
 from fastxfer.safekeeping import Found, Safekeeping
 from fastxfer.sources.http import HttpSource
@@ -100,6 +101,8 @@ class Download:
         self._paused = False
         self._etags_differ = False  # from answer to answer, and the checksum is to decide
         self._strict = False  # it did not hold: an ETag that differs is of another object again
+        self._refreshing = False
+        self._refreshed_at: int | None = None  # how much was in place by then
         self._front = 0
         self._meter = RateMeter()
         self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
@@ -407,6 +410,10 @@ class Download:
             self._maybe_go_on()
             return
         failure = lane.failure
+        if isinstance(failure, AuthError) and self._may_refresh(lane, failure):
+            self._refresh(failure)
+            self._feed(plan.Ended(lane.exchange.slot, pos))
+            return
         if failure is None and lane.verdict is not None and not isinstance(lane.verdict, Partial | Whole):
             failure = self._redo(lane, lane.verdict)
             if failure is None:
@@ -514,6 +521,37 @@ class Download:
         elif self._paused:
             self._on_disk(lambda: self._keeping.save(self._marks(), paused=True))
 
+    # ---- a URL that expired ----
+
+    def _may_refresh(self, lane: Lane, refused: AuthError) -> bool:
+        """Returns whether the caller is to be asked for a new URL: once for all requests, and again only
+        after bytes came with it. What a redirect led to is not the caller's.
+        """
+        if self.options.refresh is None or refused.status == 407 or lane.source.url != self.original.url:
+            return False
+        return self._refreshing or self._refreshed_at is None or self._done_bytes() > self._refreshed_at
+
+    def _refresh(self, refused: AuthError) -> None:
+        if self._refreshing:
+            return
+        assert self.options.refresh is not None
+        self._refreshing = True
+        self._feed(plan.Pause())
+        ask_for_url(
+            self.options.refresh, refused, lambda answer: self._on_engine(lambda: self._refreshed(answer))
+        )
+
+    def _refreshed(self, answer: str | AuthError) -> None:
+        if self._mode in ("settling", "over") or self._ending is not None:
+            return
+        if isinstance(answer, AuthError):
+            raise answer
+        self.original = self.source = HttpSource.of(answer, self.options)
+        self._refreshing = False
+        self._refreshed_at = self._done_bytes()
+        if not self._paused:
+            self._feed(plan.Resume())
+
     # ---- time ----
 
     def _start_clocks(self) -> None:
@@ -558,6 +596,8 @@ class Download:
     def _state(self) -> str:
         if self._paused:
             return "paused"
+        if self._refreshing:
+            return "waiting"
         resting = self._scheduler.active == 0 and self._scheduler.last_error is not None
         return "waiting" if resting else "running"
 
@@ -567,7 +607,6 @@ class Download:
         size = known.size if known is not None else None
         done = self._done_bytes()
         rate = self._meter.rate
-        error = self._scheduler.last_error
         self.progress = Progress(
             size=size,
             done=done,
@@ -579,8 +618,14 @@ class Download:
             state=self._state(),
             chunks=chunk_cells(*ledger.cells(MAP_CELLS)) if ledger is not None else "",
             url=self.source.display,
-            note=f"trying again: {error}" if error is not None else "",
+            note=self._note(),
         )
+
+    def _note(self) -> str:
+        if self._refreshing:
+            return "asking for a new URL"
+        error = self._scheduler.last_error
+        return f"trying again: {error}" if error is not None else ""
 
     # ---- the checkpoint while it runs ----
 
@@ -612,7 +657,8 @@ class Download:
             return
         self._paused = False
         self._meter = RateMeter()
-        self._feed(plan.Resume())
+        if not self._refreshing:
+            self._feed(plan.Resume())
         self._publish_progress()
 
     def _cancel(self, keep: bool) -> None:

@@ -17,6 +17,9 @@ from urllib.parse import urlsplit
 from fastxfer.errors import OptionError
 from fastxfer.units import parse_size
 
+Refresh = Callable[[], str] | str
+"""What gives a new URL of the same object: a callable, or a shell command that prints it."""
+
 MAX_CHUNK_BYTES = 5 * 1024**3
 MAX_CONNECTIONS = 1024
 
@@ -104,6 +107,15 @@ def parse_flag(value: Any) -> bool:
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
         return value.strip().lower() in _TRUE
     raise ValueError("must be true or false")
+
+
+def _refresh(value: Any) -> Refresh | None:
+    if value is None or callable(value):
+        called: Refresh | None = value
+        return called
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a callable, or a command, that gives a new URL")
+    return value
 
 
 def _resume(value: Any) -> bool | str:
@@ -277,6 +289,12 @@ class TransferOptions:
     """
 
     connections: int = _option(_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",))
+    refresh: Refresh | None = _option(  # noqa: RUF009 - it is a field
+        _refresh,
+        None,
+        "a command that prints a new URL of the same object, run when the old one is refused (401, 403)",
+        metavar="CMD",
+    )
     checksum: tuple[tuple[str, str], ...] = _option(
         parse_checksum, (), "the digest that the object must have: ALGORITHM:HEX", metavar="C"
     )

@@ -1,0 +1,46 @@
+"""Asks the caller for a new URL of the same object when the old one has expired."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+
+from fastxfer.errors import AuthError
+from fastxfer.options import Refresh
+
+COMMAND_S = 60.0
+
+
+def ask(refresh: Refresh, refused: AuthError, then: Callable[[str | AuthError], object]) -> None:
+    """Calls `refresh`, or runs it as a shell command whose output is the URL, on a thread of its own.
+
+    `then` is called on that thread, with the URL or with the error to end with: `refused`, and why there is
+    no new URL. What the caller's code raised is its cause; its text, which may hold secrets, is not repeated.
+    """
+
+    def run() -> None:
+        try:
+            answer: object = _output_of(refresh) if isinstance(refresh, str) else refresh()
+        except Exception as error:  # noqa: BLE001 - the caller's own code may raise anything
+            failed = _failed(refused, f"asking for a new one raised {type(error).__name__}")
+            failed.__cause__ = error
+            then(failed)
+            return
+        if isinstance(answer, str) and answer.strip():
+            then(answer.strip())
+        else:
+            then(_failed(refused, "asking for a new one gave none"))
+
+    threading.Thread(target=run, name="fastxfer-refresh", daemon=True).start()
+
+
+def _output_of(command: str) -> str:
+    run = subprocess.run(
+        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=COMMAND_S, check=True
+    )
+    return run.stdout.decode()
+
+
+def _failed(refused: AuthError, reason: str) -> AuthError:
+    return AuthError(f"{refused.message}; {reason}", status=refused.status)
