@@ -31,6 +31,7 @@ ROOM_OF = {
     "fastxfer.plan": "pure",
     "fastxfer.options": "pure",
     "fastxfer.errors": "pure",
+    "fastxfer.names": "pure",
     "fastxfer.units": "pure",
     "fastxfer.results": "pure",
     "fastxfer.progress.snapshot": "pure",
@@ -63,6 +64,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "math": None,
     "re": None,
     "typing": None,
+    "unicodedata": None,
     "urllib.parse": None,
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals"}

@@ -1,0 +1,182 @@
+"""Safe names from outside ones: of URLs, manifests, indexes, object keys, Metalink. The only place for these
+rules.
+
+`safe_name` takes one file name, `safe_path` one with folders, `name_of_url` a URL's; `check_collisions` tells
+whether many of them can stand side by side. All is text here: that a safe path also stays below its root on
+disk, whatever symbolic links are there, is `storage.directory`'s part.
+
+A name is taken as it is or refused, never changed. Refused are
+- what leads elsewhere: absolute, "." and "..", empty components, slashes of both kinds; the same
+  percent-encoded, once or more often, so that no later decoding brings it back;
+- what cannot be told apart or deceives the eye: control characters, line and paragraph separators, and the
+  invisible ones (Unicode's category Cf: text direction, zero width, tags), but for the two joiners that
+  Persian, Indic scripts and emoji are written with;
+- what would not travel: colons, a dot or space at the end, the device names of Windows, what is not Unicode
+  (lone surrogates), components over 255 bytes, files over 245 (their working files need ten more), paths over
+  2,048 (the folder they go into has the other half of a system's 4,096).
+A "~" or "-" at the front is fine: nothing here expands or parses names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from unicodedata import category, normalize
+from urllib.parse import unquote, urlsplit
+
+from fastxfer.errors import OptionError
+
+PART = ".part"
+CHECKPOINT = ".part.ckpt"
+"""What the names of a file's working files end in."""
+MAX_NAME_BYTES = 255
+MAX_FILE_BYTES = MAX_NAME_BYTES - len(CHECKPOINT)
+MAX_PATH_BYTES = 2048
+_DOTS = re.compile(r"(\.|%2e){0,2}", re.IGNORECASE)
+_ENCODED = re.compile(r"%(2f|5c|00|25)", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+# Of what is accepted, the letters that nothing may show for (Unicode's Default_Ignorable_Code_Point).
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_WORKING = "are a file and the name of one of its working files"
+_SAY_WHERE = "say where to write with out (-o FILE)"
+
+
+def safe_name(name: str) -> str:
+    """Returns an outside name as one file name, unchanged. Raises OptionError if it cannot be one."""
+    fault = _fault(name)
+    if fault is not None:
+        raise OptionError(f"{name[:80]!r} is not safe as a file name: it {fault}")
+    return name
+
+
+def _fault(name: str) -> str | None:
+    """Returns what is wrong with an outside name as one component of a path, None if nothing is."""
+    if _DOTS.fullmatch(name):
+        return "is empty or a folder's own name"
+    if "/" in name or "\\" in name:
+        return "holds a slash"
+    if _ENCODED.search(name):
+        return "holds a slash, a percent sign or a NUL in percent-encoding"
+    if not name.isascii() and not _IGNORABLE.sub("", name):
+        return "is invisible"
+    if not name.isprintable() and any(category(c) in _UNSEEN and c not in _JOINERS for c in name):
+        return "holds a control character or an invisible one"
+    if ":" in name:
+        return "holds a colon"
+    if name[-1] in ". ":
+        return "ends in a dot or a space"
+    if _RESERVED.fullmatch(name):
+        return "is a device on Windows"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"is over {MAX_NAME_BYTES} bytes long"
+    return None
+
+
+def safe_path(name: str) -> tuple[str, ...]:
+    """Returns the components of an outside name, the folders and the file, unchanged. Raises OptionError if
+    one of them, or the whole, cannot be used.
+    """
+    if len(name) > MAX_PATH_BYTES or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
+        raise OptionError(f"{name[:80]!r}... is not safe as a path: it is over {MAX_PATH_BYTES} bytes long")
+    components = tuple(name.split("/"))
+    for component in components:
+        fault = _fault(component)
+        if fault is not None:
+            raise OptionError(f"{name[:80]!r} is not safe as a path: {component[:80]!r} {fault}")
+    if len(components[-1].encode()) > MAX_FILE_BYTES:
+        raise OptionError(
+            f"{name[:80]!r} is too long for its working files: {MAX_FILE_BYTES} bytes are allowed"
+        )
+    return components
+
+
+def name_of_url(url: str) -> str:
+    """Returns the file name that a URL suggests: its last path segment, decoded once. Raises OptionError
+    when there is none.
+    """
+    segment = urlsplit(url).path.rpartition("/")[2]
+    if not segment:
+        raise OptionError(f"the URL has no file name: {_SAY_WHERE}")
+    if _ENCODED.search(segment):  # before decoding; what is encoded once more is seen after it
+        raise OptionError(f"{segment[:80]!r} is not safe as a file name: {_SAY_WHERE}")
+    try:
+        return safe_name(unquote(segment, errors="strict"))
+    except UnicodeDecodeError as error:
+        raise OptionError(f"the URL's name is not UTF-8: {_SAY_WHERE}") from error
+    except OptionError as error:
+        raise OptionError(f"{error.message}; {_SAY_WHERE}") from error
+
+
+def check_collisions(names: Iterable[str]) -> None:
+    """Reads a set of outside names once and raises OptionError, naming both, if two cannot stand side by
+    side, or one is not a safe path.
+
+    They cannot if they are the same but for case or Unicode form (many file systems then keep one file: what
+    is compared is the canonical form, case folded, without ignorable letters), if one is a folder of the
+    other, or has the name of one of its working files (or both those of a third). Folders may differ so:
+    nothing is lost where they become one.
+    """
+    files: dict[str, str] = {}  # a folded name, and the name
+    folders: dict[str, str] = {}  # a folded folder, and one of the names in it
+    for name in names:
+        safe_path(name)
+        key = _folded(name)
+        _place_file(name, key, files, folders)
+        for folder in _folders(key):
+            if folder in folders:
+                break  # and all those above it
+            _place_folder(name, folder, files)
+            folders[folder] = name
+        files[key] = name
+
+
+def _place_file(name: str, key: str, files: dict[str, str], folders: dict[str, str]) -> None:
+    if key in files:
+        other = files[key]
+        how = "are the same name" if name == other else "differ only by case or Unicode form"
+        raise _collision(other, name, how)
+    if key in folders:
+        raise _collision(name, folders[key], "are a file and something in a folder of its name")
+    for working in (key + PART, key + CHECKPOINT):
+        for taken in (files, folders):
+            if working in taken:
+                raise _collision(name, taken[working], _WORKING)
+    _place_beside_working_files(name, key, files)
+
+
+def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
+    if folder in files:
+        raise _collision(files[folder], name, "are a file and something in a folder of its name")
+    _place_beside_working_files(name, folder, files)
+
+
+def _place_beside_working_files(name: str, key: str, files: dict[str, str]) -> None:
+    for mine, twin in ((PART, CHECKPOINT), (CHECKPOINT, PART)):
+        if not key.endswith(mine):
+            continue
+        base = key.removesuffix(mine)
+        if base in files:
+            raise _collision(files[base], name, _WORKING)
+        if base + twin in files:
+            raise _collision(files[base + twin], name, "have the names of the working files of one")
+
+
+def _collision(one: str, other: str, how: str) -> OptionError:
+    return OptionError(f"{one!r} and {other!r} {how}: they cannot be written to one place; rename one")
+
+
+def _folders(key: str) -> Iterator[str]:
+    """Gives the folders that a path is in, the deepest first."""
+    while (key := key.rpartition("/")[0]) != "":
+        yield key
+
+
+def _folded(name: str) -> str:
+    """Returns a name such that those are equal that some file system may take for one (Unicode, D145)."""
+    if name.isascii():
+        return name.lower()
+    return normalize("NFD", normalize("NFD", _IGNORABLE.sub("", name)).casefold())
