@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.checksum import crc64nvme_combine
 from fastxfer._native.writer import Writer
-from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError
+from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError, storage_error
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
-from fastxfer.storage.digest import Follower, digest_file
+from fastxfer.storage.digest import Follower, digest_fd
 from fastxfer.storage.part_file import Left, PartFile, Partials, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
@@ -75,27 +75,39 @@ class Safekeeping:
 
         Raises TargetExistsError, TargetBusyError, CheckpointError and StorageError; nothing is changed then.
         """
-        final, options = self.target.final, self.options
-        if final.exists():
-            if options.exists == "error":
-                raise TargetExistsError(f"{final} is there already; choose exists=update, skip or replace")
-            if options.exists == "skip":
-                return Found(Identity(final.stat().st_size))
-            if not os.access(final, os.W_OK):
-                raise StorageError(
-                    f"cannot write {final}: it is there and not writable; change its permissions"
-                )
-            if options.exists == "update" and options.checksum:
-                digests = digest_file(final, dict(options.checksum))
-                if digests == dict(options.checksum):
-                    return Found(Identity(final.stat().st_size), digests, "checksum")
-            else:
-                self.candidate = options.exists == "update"
+        found = self._look_at_target()
+        if found is not None:
+            return found
         self._part = part = PartFile.open(self.target, self._source)
-        if options.resume:
+        if self.options.resume:
             self.left = self._provable(part, part.read_left())
         if part.note:
             self.notes.append(part.note)
+        return None
+
+    def _look_at_target(self) -> Found | None:
+        target, options = self.target, self.options
+        there = target.directory.look(target.name)
+        if there is None:
+            return None
+        if options.exists == "error":
+            raise TargetExistsError(f"{target.final} is there already; choose exists=update, skip or replace")
+        if options.exists == "skip":
+            return Found(Identity(there.st_size))
+        if not os.access(target.name, os.W_OK, dir_fd=target.directory.fd):
+            raise StorageError(
+                f"cannot write {target.final}: it is there and not writable; change its permissions"
+            )
+        if options.exists == "update" and options.checksum:
+            try:
+                with target.directory.reading(target.name) as fd:
+                    digests = digest_fd(fd, target.final, dict(options.checksum))
+            except OSError as error:
+                raise storage_error(f"read {target.final}", error) from error
+            if digests == dict(options.checksum):
+                return Found(Identity(there.st_size), digests, "checksum")
+        else:
+            self.candidate = options.exists == "update"
         return None
 
     def _provable(self, part: PartFile, left: Left | None) -> Left | None:
@@ -124,7 +136,7 @@ class Safekeeping:
         Raises DiskFullError and StorageError.
         """
         options = self.options
-        if self.candidate and is_unchanged(self.target.final, identity, ignore_etag=options.ignore_etag):
+        if self.candidate and is_unchanged(self.target, identity, ignore_etag=options.ignore_etag):
             return False
         self.candidate = False
         part = self._open_part()
@@ -241,6 +253,7 @@ class Safekeeping:
             self._follower.stop()
         if self._part is not None:
             self._part.close()
+        self.target.directory.close()
 
     def discard(self) -> None:
         """Ends a transfer and removes its part file and checkpoint."""
@@ -256,6 +269,7 @@ class Safekeeping:
         """
         part = self._part
         if part is None:
+            self.close()
             return
         if part.ledger is not None and not part.ledger.done and not marks and not paused:
             self.discard()  # space that was reserved, and not a byte in it
@@ -302,6 +316,7 @@ class Safekeeping:
             replace=options.exists in ("update", "replace"),
             record=make_record(identity, mtime),
         )
+        self.close()
         return Found(identity, checksums, "checksum" if options.checksum else "none")
 
     def _digests(self, part: PartFile, size: int) -> dict[str, str]:
@@ -313,7 +328,7 @@ class Safekeeping:
         if crc is not None:
             checksums["crc64nvme"] = f"{crc:016x}"
         elif "crc64nvme" in dict(self.options.checksum):
-            checksums |= digest_file(self.target.part, ["crc64nvme"])
+            checksums |= digest_fd(part.fd, self.target.part, ["crc64nvme"])
         return checksums
 
 

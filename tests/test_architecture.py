@@ -186,6 +186,23 @@ def test_nothing_in_the_package_goes_round_in_a_circle() -> None:
     assert len(order) == len(MODULES)
 
 
+def test_files_of_a_target_are_reached_relative_to_a_descriptor_only() -> None:
+    by_name = {"open", "stat", "lstat", "access", "unlink", "remove", "rename", "replace", "link", "symlink"}
+    by_name |= {"mkdir", "makedirs", "rmdir", "exists", "lexists", "isfile", "islink", "getsize"}
+    by_path = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        if inside(name, "fastxfer.storage") or name == "fastxfer.safekeeping"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) in ("os", "os.path")
+        and node.func.attr in by_name
+        and not any(keyword.arg in ("dir_fd", "src_dir_fd") for keyword in node.keywords)
+    ]
+    assert by_path == ["fastxfer.storage.directory: os.open(path, _HOLD)"]
+
+
 def test_pycurl_appears_in_the_engine_alone() -> None:
     found = {each.by for each in IMPORTS if each.of.partition(".")[0] == "pycurl"}
     assert found and all(inside(name, "fastxfer.engine") for name in found)

@@ -7,9 +7,7 @@ does not hold its checksum, and the other one is taken.
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
-import stat
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +19,10 @@ from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, switch
 from fastxfer.errors import CheckpointError, OptionError, StorageError, storage_error
+from fastxfer.names import CHECKPOINT, PART
 from fastxfer.progress.snapshot import chunk_cells
 from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
+from fastxfer.storage.directory import Directory
 from fastxfer.storage.paths import Target
 from fastxfer.units import format_duration, format_size
 
@@ -81,15 +81,23 @@ def run(arguments: Sequence[str]) -> int:
 
 def target_of(path: str) -> Target:
     """Returns the target that a path means: itself, or the one whose part file or checkpoint it is."""
-    whole = path
-    if path.endswith(".part.ckpt"):
-        path = path.removesuffix(".part.ckpt")
-    elif path.endswith(".part") and not os.path.exists(path + ".part"):
-        path = path.removesuffix(".part")
-    final = Path(path)
-    if not path or final.name == "":
-        raise OptionError(f"{whole!r} names no file")
-    return Target(final, final.with_name(final.name + ".part"), final.with_name(final.name + ".part.ckpt"))
+    directory, name = _open_parent(Path(path)), Path(path).name
+    if name.endswith(CHECKPOINT):
+        name = name.removesuffix(CHECKPOINT)
+    elif name.endswith(PART) and not directory.has(name + PART):
+        name = name.removesuffix(PART)
+    if not name:
+        raise OptionError(f"{path!r} names no file")
+    return Target(directory, name)
+
+
+def _open_parent(path: Path) -> Directory:
+    try:
+        return Directory.open(path.parent)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StorageError(f"nothing is there: {path.parent} is no directory") from error
+    except OSError as error:
+        raise storage_error(f"open the directory {path.parent}", error) from error
 
 
 def read_status(path: str) -> Status:
@@ -99,8 +107,8 @@ def read_status(path: str) -> Status:
     if "\0" in path:
         raise OptionError("a path must not hold a NUL character")
     target = target_of(path)
-    final, part = _stat(target.final), _stat(target.part)
-    checkpoint, written = _read_checkpoint(target.checkpoint)
+    final, part = target.directory.look(target.name), target.directory.look(target.part_name)
+    checkpoint, written = _read_checkpoint(target)
     if final is None and part is None and checkpoint is None:
         raise StorageError(f"nothing is there: neither {target.final} nor a part file or checkpoint of it")
     shown = str(target.final)
@@ -128,26 +136,12 @@ def read_status(path: str) -> Status:
     )
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        there = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise storage_error(f"look at {path}", error) from error
-    if not stat.S_ISREG(there.st_mode):
-        raise StorageError(f"{path} is not a regular file; give the target, its .part or its .part.ckpt")
-    return there
-
-
-def _read_checkpoint(path: Path) -> tuple[Checkpoint | None, float | None]:
+def _read_checkpoint(target: Target) -> tuple[Checkpoint | None, float | None]:
     """Returns what the checkpoint says and when it was written. Reading it asks for no right to write."""
-    if _stat(path) is None:
-        return None, None
     try:
-        return read_checkpoint(str(path)) or (None, None)
+        return read_checkpoint(target.directory, target.checkpoint_name) or (None, None)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}", kept=str(path.with_suffix(""))) from error
+        raise CheckpointError(f"{target.checkpoint}: {error}", kept=str(target.part)) from error
 
 
 def _ledger(checkpoint: Checkpoint, bits: bytes) -> ChunkLedger | None:

@@ -13,12 +13,14 @@ import secrets
 import struct
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from fastxfer._native.bitmap import MAX_CHUNKS
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, storage_error
 from fastxfer.plan.response import Identity
+from fastxfer.storage.directory import Directory
 
 MAGIC = b"\x89FXCKPT\n"
 VERSION = 1
@@ -232,9 +234,18 @@ class CheckpointFile:
     """
 
     def __init__(
-        self, path: str, fd: int, *, job_id: bytes, sequence: int, slot_size: int, index: int
+        self,
+        directory: Directory,
+        name: str,
+        fd: int,
+        *,
+        job_id: bytes,
+        sequence: int,
+        slot_size: int,
+        index: int,
     ) -> None:
-        self.path = path
+        self._directory = directory
+        self._name = name
         self._fd = fd
         self._job_id = job_id
         self._sequence = sequence
@@ -244,23 +255,33 @@ class CheckpointFile:
         self._sync_first = False  # the slot to keep may be in the page cache only
 
     @classmethod
-    def create(cls, path: str, checkpoint: Checkpoint) -> CheckpointFile:
+    def create(cls, directory: Directory, name: str, checkpoint: Checkpoint) -> CheckpointFile:
         """Makes the file anew, with one slot filled, in place of what was there."""
         slot_size = slot_size_for(checkpoint)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            os.truncate(fd, 2 * slot_size)
+            fd = directory.open_file(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
-            raise storage_error(f"create {path}", error) from error
-        made = cls(path, fd, job_id=secrets.token_bytes(16), sequence=0, slot_size=slot_size, index=1)
-        made.write(checkpoint, durable=False)
+            raise storage_error(f"create {directory.path / name}", error) from error
+        made = cls(
+            directory, name, fd, job_id=secrets.token_bytes(16), sequence=0, slot_size=slot_size, index=1
+        )
+        try:
+            os.truncate(fd, 2 * slot_size)
+            made.write(checkpoint, durable=False)
+        except OSError as error:
+            made.close()
+            raise storage_error(f"create {directory.path / name}", error) from error
+        except BaseException:
+            made.close()
+            raise
         return made
 
     @classmethod
-    def load(cls, path: str) -> tuple[CheckpointFile, Checkpoint] | None:
+    def load(cls, directory: Directory, name: str) -> tuple[CheckpointFile, Checkpoint] | None:
         """Returns the file, ready for more writes, and what it says; None when there is no file."""
+        path = directory.path / name
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = directory.open_file(name, os.O_RDWR)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -271,7 +292,7 @@ class CheckpointFile:
             os.close(fd)
             raise
         size = os.fstat(fd).st_size // 2
-        loaded = cls(path, fd, job_id=job_id, sequence=sequence, slot_size=size, index=index)
+        loaded = cls(directory, name, fd, job_id=job_id, sequence=sequence, slot_size=size, index=index)
         loaded._durable_index = index  # not to be overwritten by the next claim, whatever it was
         loaded._sync_first = True
         return loaded, checkpoint
@@ -295,7 +316,7 @@ class CheckpointFile:
             if durable:
                 os.fdatasync(self._fd)
         except OSError as error:
-            raise storage_error(f"write {self.path}", error) from error
+            raise storage_error(f"write {self._directory.path / self._name}", error) from error
         self._sequence += 1
         self._index = index
         if durable:
@@ -315,10 +336,10 @@ class CheckpointFile:
     def remove(self) -> None:
         """Closes the file and removes it. Raises StorageError."""
         self.close()
-        remove_file(self.path)
+        self._directory.remove(self._name)
 
 
-def _read_all(fd: int, path: str) -> bytes:
+def _read_all(fd: int, path: Path) -> bytes:
     size = os.fstat(fd).st_size
     if size > MAX_FILE:
         raise CheckpointError(f"the checkpoint {path} is too large to be one, {size} bytes")
@@ -334,30 +355,18 @@ def _read_all(fd: int, path: str) -> bytes:
     return data
 
 
-def read_checkpoint(path: str) -> tuple[Checkpoint, float] | None:
+def read_checkpoint(directory: Directory, name: str) -> tuple[Checkpoint, float] | None:
     """Returns what a checkpoint says and when it was written (seconds since the epoch), or None when there is
     none. Asks for no right to write. Raises CheckpointError and StorageError.
     """
+    path = directory.path / name
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with directory.reading(name) as fd:
+            return decode(_read_all(fd, path))[0], os.fstat(fd).st_mtime
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error(f"open {path}", error) from error
-    try:
-        return decode(_read_all(fd, path))[0], os.fstat(fd).st_mtime
-    finally:
-        os.close(fd)
-
-
-def remove_file(path: str) -> None:
-    """Removes a file that may be gone already. Raises StorageError."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise storage_error(f"remove {path}", error) from error
 
 
 def boot_id() -> str:

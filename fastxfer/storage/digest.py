@@ -49,12 +49,24 @@ def make_hasher(algorithm: str) -> Hasher:
 
 def digest_file(path: str | os.PathLike[str], algorithms: Iterable[str]) -> dict[str, str]:
     """Returns the digests (lower-case hex) of a file. Raises StorageError."""
-    hashers = {name: make_hasher(name) for name in algorithms}
     try:
         with open(path, "rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                for hasher in hashers.values():
-                    hasher.update(block)
+            return digest_fd(file.fileno(), path, algorithms)
+    except OSError as error:
+        raise storage_error(f"read {os.fspath(path)}", error) from error
+
+
+def digest_fd(fd: int, path: str | os.PathLike[str], algorithms: Iterable[str]) -> dict[str, str]:
+    """Returns the digests (lower-case hex) of an open file, whose path is for messages. Raises
+    StorageError.
+    """
+    hashers = {name: make_hasher(name) for name in algorithms}
+    position = 0
+    try:
+        while block := os.pread(fd, BLOCK, position):
+            position += len(block)
+            for hasher in hashers.values():
+                hasher.update(block)
     except OSError as error:
         raise storage_error(f"read {os.fspath(path)}", error) from error
     return {name: hasher.hexdigest() for name, hasher in hashers.items()}

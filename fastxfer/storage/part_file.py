@@ -24,7 +24,7 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer._native.writer import Mapping, Writer, prefers_mapping, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.response import Identity
-from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint, remove_file
+from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import publish
 
@@ -91,24 +91,19 @@ class PartFile:
     @classmethod
     def open(cls, target: Target, source: Source) -> PartFile:
         """Opens or makes `OUT.part` and locks it. Raises TargetBusyError and StorageError."""
-        path = str(target.part)
         while True:
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+                fd = target.directory.open_file(target.part_name, os.O_RDWR | os.O_CREAT)
             except OSError as error:
-                raise storage_error(f"write {path}", error) from error
+                raise storage_error(f"write {target.part}", error) from error
             try:
                 _lock(fd, target)
-                there = os.stat(path)
-            except FileNotFoundError:
-                os.close(fd)  # the one who held the lock has just published or removed it
-                continue
+                if target.directory.holds(target.part_name, fd):
+                    return cls(target, fd, source)
             except BaseException:
                 os.close(fd)
                 raise
-            if (there.st_ino, there.st_dev) == (os.fstat(fd).st_ino, os.fstat(fd).st_dev):
-                return cls(target, fd, source)
-            os.close(fd)
+            os.close(fd)  # the one who held the lock has just published or removed it
 
     def read_left(self) -> Left | None:
         """Returns what an earlier run left of this target, or None when it left nothing.
@@ -117,9 +112,8 @@ class PartFile:
         that cannot be read (nothing is touched then) and StorageError. A part file that no checkpoint speaks
         of is moved aside, not lost.
         """
-        path = str(self.target.checkpoint)
         try:
-            loaded = CheckpointFile.load(path)
+            loaded = CheckpointFile.load(self.target.directory, self.target.checkpoint_name)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; {self.target.part} is kept: to start over use resume=False (--resume false)",
@@ -138,17 +132,17 @@ class PartFile:
         return self._verify(checkpoint, size_now)
 
     def _move_aside(self) -> None:
-        name = self.target.part.name
+        name, directory = self.target.part_name, self.target.directory
         names = (f"{name}.orphan{n or ''}" for n in itertools.count())
-        aside = next(path for path in map(self.target.part.with_name, names) if not os.path.lexists(path))
+        aside = next(each for each in names if not directory.has(each))
         try:
-            os.rename(self.target.part, aside)
+            os.rename(name, aside, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
             os.close(self._fd)
         except OSError as error:
             raise storage_error(f"move {self.target.part} aside", error) from error
         again = PartFile.open(self.target, self.source)
         self._fd, self._stat = again._fd, again._stat
-        self.note = f"{self.target.part.name} had no checkpoint; it was moved to {aside.name}"
+        self.note = f"{name} had no checkpoint; it was moved to {aside}"
 
     def _verify(self, checkpoint: Checkpoint, size_now: int) -> Left:
         size = checkpoint.identity.size or 0
@@ -176,7 +170,7 @@ class PartFile:
             if pos > start and chunk not in ledger and self._crc_of(start, pos) == crc:
                 partials[pos] = crc
         if dropped:
-            name = self.target.part.name
+            name = self.target.part_name
             self.note = f"{dropped} chunks of {name} did not hold their checksums and are fetched again"
         return Left(checkpoint, ledger, partials, verified, dropped)
 
@@ -229,7 +223,9 @@ class PartFile:
         if small:
             return
         self._checkpoint = CheckpointFile.create(
-            str(self.target.checkpoint), self._snapshot((), False, self._durable)
+            self.target.directory,
+            self.target.checkpoint_name,
+            self._snapshot((), False, self._durable),
         )
         if size:
             self._reserve(size, sink)
@@ -375,14 +371,14 @@ class PartFile:
     def discard(self) -> None:
         """Removes the part file and its checkpoint."""
         self._drop_progress()
-        remove_file(str(self.target.part))
+        self.target.directory.remove(self.target.part_name)
         self.close()
 
     def discard_if_empty(self) -> None:
         """Removes the part file if nothing is in it and no checkpoint speaks of it."""
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
-        if nothing and self._fd >= 0 and not self.target.checkpoint.exists():
-            remove_file(str(self.target.part))
+        if nothing and self._fd >= 0 and not self.target.directory.has(self.target.checkpoint_name):
+            self.target.directory.remove(self.target.part_name)
 
     def _drop_progress(self) -> None:
         self._mapping = None
@@ -395,7 +391,7 @@ class PartFile:
             self._checkpoint.remove()
             self._checkpoint = None
         else:
-            remove_file(str(self.target.checkpoint))
+            self.target.directory.remove(self.target.checkpoint_name)
 
     def close(self) -> None:
         """Closes everything and leaves the files where they are; the lock goes with it."""
@@ -428,5 +424,5 @@ def stored_checkpoint(target: Target) -> Checkpoint | None:
     """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
     StorageError.
     """
-    found = read_checkpoint(str(target.checkpoint))
+    found = read_checkpoint(target.directory, target.checkpoint_name)
     return found[0] if found is not None else None

@@ -9,9 +9,8 @@ import json
 import os
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
-from fastxfer.errors import TargetExistsError, storage_error
+from fastxfer.errors import StorageError, TargetExistsError, storage_error
 from fastxfer.plan.response import Identity
 from fastxfer.storage.paths import Target
 
@@ -30,7 +29,8 @@ def publish(
     replace: bool,
     record: bytes | None,
 ) -> None:
-    """Makes the part file behind `fd` the target, in one rename. Raises StorageError and TargetExistsError.
+    """Makes the part file behind `fd` the target, in one rename. Raises StorageError, also when the part
+    file's name has come to stand for something else, and TargetExistsError.
 
     Order: length, times, attribute; sync of the file; rename (or link, where nothing may be replaced); sync
     of the directory.
@@ -44,27 +44,33 @@ def publish(
             _keep(fd, record)
         if durable:
             os.fsync(fd)
-        if replace:
-            os.rename(target.part, target.final)
-        else:
-            _rename_without_replacing(target)
+        if not target.directory.holds(target.part_name, fd):
+            raise StorageError(
+                f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
+                "find out by whom, and run it again"
+            )
+        _rename(target, replace)
         if durable:
-            _sync_directory(target.final.parent)
+            target.directory.sync()
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
     except OSError as error:
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
 
 
-def _rename_without_replacing(target: Target) -> None:
-    try:
-        os.link(target.part, target.final)
-    except OSError as error:
-        if error.errno not in _NO_LINKS or os.path.lexists(target.final):
-            raise
-        os.rename(target.part, target.final)  # a file system without hard links: the look was all it can do
-    else:
-        os.unlink(target.part)
+def _rename(target: Target, replace: bool) -> None:
+    part, final, at = target.part_name, target.name, target.directory.fd
+    if not replace:
+        try:
+            os.link(part, final, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS or target.directory.has(final):
+                raise
+            # A file system without hard links: the look was all it can do.
+        else:
+            os.unlink(part, dir_fd=at)
+            return
+    os.rename(part, final, src_dir_fd=at, dst_dir_fd=at)
 
 
 def _keep(fd: int, record: bytes) -> None:
@@ -72,14 +78,6 @@ def _keep(fd: int, record: bytes) -> None:
         os.setxattr(fd, XATTR, record)
     except OSError:
         pass  # no extended attributes here: size and time still tell
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def http_time(value: str | None) -> float | None:
@@ -106,20 +104,21 @@ def make_record(identity: Identity, mtime: float | None) -> bytes | None:
     return record if len(record) <= MAX_RECORD else None
 
 
-def is_unchanged(path: Path, remote: Identity, *, ignore_etag: bool = False) -> bool:
-    """Returns True when the file is there and is the remote object as it is now.
+def is_unchanged(target: Target, remote: Identity, *, ignore_etag: bool = False) -> bool:
+    """Returns True when the target is there and is the remote object as it is now. Raises StorageError.
 
     Its size must be the same, and its modification time the remote's Last-Modified; or, for servers that
     send none, the ETag kept with it the remote's and its modification time the one kept. An ETag that was
     kept and differs says no, unless `ignore_etag`.
     """
     try:
-        there = path.stat()
+        with target.directory.reading(target.name) as fd:
+            there = os.fstat(fd)
+            kept = _kept_etag(fd, there.st_mtime)
     except OSError:
         return False
     if remote.size is None or there.st_size != remote.size:
         return False
-    kept = _kept_etag(path, there.st_mtime)
     if not ignore_etag and kept is not None and remote.etag is not None and kept != remote.etag:
         return False
     modified = http_time(remote.last_modified)
@@ -128,9 +127,9 @@ def is_unchanged(path: Path, remote: Identity, *, ignore_etag: bool = False) -> 
     return kept is not None and kept == remote.etag
 
 
-def _kept_etag(path: Path, mtime: float) -> str | None:
+def _kept_etag(fd: int, mtime: float) -> str | None:
     try:
-        value = json.loads(os.getxattr(path, XATTR))
+        value = json.loads(os.getxattr(fd, XATTR))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("etag"), str):

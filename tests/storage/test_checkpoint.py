@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import re
-import stat
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 
 from fastxfer._native.bitmap import MAX_CHUNKS
 from fastxfer._native.checksum import crc64nvme
-from fastxfer.errors import CheckpointError, StorageError
+from fastxfer.errors import CheckpointError, DiskFullError, StorageError
 from fastxfer.plan.response import Identity
 from fastxfer.storage import checkpoint as module
 from fastxfer.storage.checkpoint import (
@@ -32,9 +30,9 @@ from fastxfer.storage.checkpoint import (
     CheckpointFile,
     decode,
     encode_slot,
-    remove_file,
     slot_size_for,
 )
+from fastxfer.storage.directory import Directory
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoint-format.md"
 JOB = bytes(range(16))
@@ -482,6 +480,16 @@ def path(tmp_path: Path) -> Iterator[str]:
     yield str(tmp_path / "data.bin.part.ckpt")
 
 
+def create(path: str, checkpoint: Checkpoint) -> CheckpointFile:
+    directory, name = os.path.split(path)
+    return CheckpointFile.create(Directory.open(Path(directory)), name, checkpoint)
+
+
+def load(path: str) -> tuple[CheckpointFile, Checkpoint] | None:
+    directory, name = os.path.split(path)
+    return CheckpointFile.load(Directory.open(Path(directory)), name)
+
+
 def slots(path: str) -> list[tuple[int, bool] | None]:
     """Returns (sequence, paused) of each slot of a file, None where it is not valid; apart from the code."""
     data = Path(path).read_bytes()
@@ -499,14 +507,14 @@ def slots(path: str) -> list[tuple[int, bool] | None]:
 
 
 def test_a_new_file_has_one_slot_and_both_have_room(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     assert slots(path) == [(1, True), None]
     assert os.stat(path).st_size == 2 * file.slot_size == 2 * slot_size_for(example())
     file.close()
 
 
 def test_claims_alternate_until_something_is_durable(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.write(example(), durable=False)
     file.write(example(), durable=False)
     assert slots(path) == [(3, True), (2, True)]
@@ -514,7 +522,7 @@ def test_claims_alternate_until_something_is_durable(path: str) -> None:
 
 
 def test_the_sequence_rises_with_every_write_and_the_newest_is_read(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     for number in range(2, 30):
         paused = number % 3 == 0
         file.write(replace(example(), paused=paused), durable=number % 5 == 0)
@@ -524,7 +532,7 @@ def test_the_sequence_rises_with_every_write_and_the_newest_is_read(path: str) -
 
 
 def test_claims_never_overwrite_the_newest_durable_slot(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     durable = 0
     for number in range(2, 60):
         is_durable = number in (4, 5, 9, 10, 11, 30)
@@ -536,12 +544,12 @@ def test_claims_never_overwrite_the_newest_durable_slot(path: str) -> None:
 
 
 def test_after_a_load_the_newest_slot_is_kept_from_claims(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.write(example(), durable=True)
     file.write(example(), durable=False)
     file.close()
     for _ in range(3):
-        loaded = CheckpointFile.load(path)
+        loaded = load(path)
         assert loaded is not None
         newest = max(each[0] for each in slots(path) if each)
         for _ in range(4):
@@ -553,7 +561,7 @@ def test_after_a_load_the_newest_slot_is_kept_from_claims(path: str) -> None:
 def test_the_slot_kept_after_a_load_is_synced_before_the_other_goes(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.write(example(), durable=True)
     file.write(example(), durable=False)
     file.close()
@@ -570,7 +578,7 @@ def test_the_slot_kept_after_a_load_is_synced_before_the_other_goes(
 
     monkeypatch.setattr(os, "fdatasync", noted_sync)
     monkeypatch.setattr(os, "pwrite", noted_write)
-    loaded = CheckpointFile.load(path)
+    loaded = load(path)
     assert loaded is not None and calls == []
     loaded[0].write(example(), durable=False)
     loaded[0].write(example(), durable=False)
@@ -582,7 +590,7 @@ def test_the_slot_kept_after_a_load_is_synced_before_the_other_goes(
 def test_a_write_that_fails_is_typed_and_leaves_the_other_slot(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.write(example(), durable=True)
     before = slots(path)
 
@@ -601,7 +609,7 @@ def test_a_write_that_fails_is_typed_and_leaves_the_other_slot(
 
 
 def test_a_sync_that_fails_does_not_make_the_slot_durable(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.write(example(), durable=True)
 
     def broken(_fd: int) -> None:
@@ -616,13 +624,13 @@ def test_a_sync_that_fails_does_not_make_the_slot_durable(path: str, monkeypatch
 
 
 def test_no_file_is_nothing(path: str) -> None:
-    assert CheckpointFile.load(path) is None
+    assert load(path) is None
 
 
 def test_a_loaded_file_goes_on_with_its_job_and_sequence(path: str) -> None:
-    CheckpointFile.create(path, example()).close()
+    create(path, example()).close()
     job = decode(Path(path).read_bytes())[2]
-    loaded = CheckpointFile.load(path)
+    loaded = load(path)
     assert loaded is not None and loaded[1] == example()
     loaded[0].write(example(), durable=False)
     loaded[0].close()
@@ -632,14 +640,14 @@ def test_a_loaded_file_goes_on_with_its_job_and_sequence(path: str) -> None:
 def test_every_file_has_a_job_of_its_own(path: str) -> None:
     jobs = set()
     for _ in range(3):
-        CheckpointFile.create(path, example()).close()
+        create(path, example()).close()
         jobs.add(decode(Path(path).read_bytes())[2])
     assert len(jobs) == 3
 
 
 def test_a_new_file_replaces_what_was_there(path: str) -> None:
     Path(path).write_bytes(b"x" * 100_000)
-    CheckpointFile.create(path, example()).close()
+    create(path, example()).close()
     assert slots(path) == [(1, True), None]
 
 
@@ -652,7 +660,7 @@ def test_a_file_too_large_is_refused_before_it_is_read(path: str, monkeypatch: p
 
     monkeypatch.setattr(os, "pread", unread)
     with pytest.raises(CheckpointError, match="too large"):
-        CheckpointFile.load(path)
+        load(path)
 
 
 def test_a_damaged_file_is_left_as_it_is_and_no_descriptor_stays_open(path: str) -> None:
@@ -660,43 +668,55 @@ def test_a_damaged_file_is_left_as_it_is_and_no_descriptor_stays_open(path: str)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(CheckpointError):
-            CheckpointFile.load(path)
+            load(path)
     assert len(os.listdir("/proc/self/fd")) == before
     assert Path(path).read_bytes() == b"x" * 3 * BLOCK
 
 
 @pytest.mark.parametrize(
-    "make", [os.mkdir, lambda path: os.symlink(__file__, path)], ids=["directory", "symlink"]
+    "make",
+    [os.mkdir, os.mkfifo, lambda path: os.symlink(__file__, path)],
+    ids=["directory", "pipe", "symlink"],
 )
-def test_what_is_no_plain_file_is_refused(path: str, make: Callable[[str], object]) -> None:
+def test_what_is_no_plain_file_is_refused_and_left(path: str, make: Callable[[str], object]) -> None:
     make(path)
-    with pytest.raises(StorageError):
-        CheckpointFile.load(path)
-    with pytest.raises(StorageError):
-        CheckpointFile.create(path, example())
+    before = os.lstat(path)
+    with pytest.raises(StorageError, match="not a regular file"):
+        load(path)
+    with pytest.raises(StorageError, match="not a regular file"):
+        create(path, example())
+    assert os.lstat(path) == before
 
 
-def test_a_pipe_is_no_checkpoint(path: str) -> None:
-    os.mkfifo(path)
-    with pytest.raises(CheckpointError):
-        CheckpointFile.load(path)
-    assert stat.S_ISFIFO(os.stat(path).st_mode)
+def test_a_new_file_that_has_no_room_is_typed_and_no_descriptor_stays_open(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    before = len(os.listdir("/proc/self/fd"))
+    for call in ("truncate", "pwrite"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, full)
+            with pytest.raises(DiskFullError):
+                create(path, example())
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_removing_is_done_once_and_again(path: str) -> None:
-    file = CheckpointFile.create(path, example())
+    file = create(path, example())
     file.remove()
     file.remove()
-    remove_file(path)
     assert not os.path.exists(path)
+    os.mkdir(path)
     with pytest.raises(StorageError):
-        remove_file(tempfile.gettempdir())
+        file.remove()
 
 
 def test_an_object_of_unknown_size_has_a_checkpoint_without_chunks(path: str) -> None:
     unknown = Checkpoint("https://example.org/", "ab", Identity(None, None, None), 1)
-    CheckpointFile.create(path, unknown).close()
-    loaded = CheckpointFile.load(path)
+    create(path, unknown).close()
+    loaded = load(path)
     assert loaded is not None and loaded[1] == unknown and loaded[1].chunks == 0
     loaded[0].close()
 

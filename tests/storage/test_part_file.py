@@ -10,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -412,7 +412,7 @@ def test_a_checkpoint_of_unknown_size_leaves_nothing_to_go_on_from(target: Targe
 def test_a_hostile_checkpoint_makes_no_wrong_byte(target: Target) -> None:
     part = allocated(target)
     part.close()
-    loaded = CheckpointFile.load(str(target.checkpoint))
+    loaded = CheckpointFile.load(target.directory, target.checkpoint_name)
     assert loaded is not None
     file, honest = loaded
     lying = Checkpoint(
@@ -505,15 +505,17 @@ def test_symlinks_in_place_of_the_working_files_are_not_followed(target: Target)
     assert not target.checkpoint.is_symlink()
     target.part.unlink()
     target.part.symlink_to(victim)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="a symbolic link"):
         allocated(target)
     assert victim.read_bytes() == b"precious"
 
 
-def test_a_missing_directory_is_typed(tmp_path: Path) -> None:
-    gone = tmp_path / "gone" / "data.bin"
+def test_a_directory_that_went_is_typed(tmp_path: Path) -> None:
+    (tmp_path / "short-lived").mkdir()
+    target = resolve_target(URL, tmp_path / "short-lived" / "data.bin")
+    (tmp_path / "short-lived").rmdir()
     with pytest.raises(StorageError, match="create the directory first"):
-        PartFile.open(Target(gone, gone.with_name("p"), gone.with_name("c")), SOURCE)
+        PartFile.open(target, SOURCE)
 
 
 # ---- space ----
@@ -760,7 +762,7 @@ def test_the_etag_is_kept_with_the_file_where_the_file_system_can(complete: Part
 def test_a_failure_at_the_end_keeps_the_part_file_and_its_checkpoint(
     complete: PartFile, target: Target, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patched:
@@ -783,15 +785,40 @@ def test_the_file_is_synced_before_the_rename_and_the_directory_after_it(
         calls.append("sync directory" if os.path.isdir(f"/proc/self/fd/{fd}") else "sync file")
         sync(fd)
 
-    def noted_rename(old: Path, new: Path) -> None:
+    def noted_rename(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         calls.append("rename")
-        rename(old, new)
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "rename", noted_rename)
     complete.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
     assert calls == ["sync file", "rename", "sync directory"]
     assert not target.checkpoint.exists()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.write_bytes(bytes(SIZE))
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("change", [gone, replaced, linked])
+def test_a_part_file_that_was_taken_away_is_not_published(
+    complete: PartFile, target: Target, change: Callable[[Path], None], replace: bool
+) -> None:
+    change(target.part)
+    with pytest.raises(StorageError, match="was removed or replaced meanwhile"):
+        complete.publish(size=SIZE, mtime=None, durable=True, replace=replace, record=None)
+    assert not os.path.lexists(target.final)
 
 
 def test_discarding_removes_both_files(complete: PartFile, target: Target) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,127 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastxfer.errors import FastxferError, OptionError, StorageError
-from fastxfer.storage.paths import MAX_NAME_BYTES, name_of_url, resolve_target, safe_name
+from fastxfer.storage.directory import Directory
+from fastxfer.storage.paths import resolve_target, target_below
 
 URL = "https://example.org/some/data.bin?x=1#y"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a",
-        "data.bin",
-        ".hidden",
-        "...x",
-        "a b",
-        "\u00e9t\u00e9.txt",
-        "x" * 255,
-        "console",
-        "com10",
-        "a.con",
-        "100%",
-    ],
-)
-def test_a_plain_name_is_kept_as_it_is(name: str) -> None:
-    assert safe_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".",
-        "..",
-        "...",
-        "/",
-        "/etc/passwd",
-        "../x",
-        "a/b",
-        "a\\b",
-        "..\\x",
-        "C:\\x",
-        "C:x",
-        "a:b",
-        "%2fetc",
-        "%2Fetc",
-        "a%5cb",
-        "a%5Cb",
-        "a%00b",
-        "%252f",
-        "a\0b",
-        "a\nb",
-        "a\rb",
-        "a\tb",
-        "a\x1b[31mb",
-        "a\x7fb",
-        "a\x9bb",
-        "a.",
-        "a ",
-        "con",
-        "NUL",
-        "nul.txt",
-        "Com1",
-        "lpt9.tar.gz",
-        "x" * 256,
-        "\u00e9" * 128,
-        "\ud800",
-    ],
-    ids=ascii,
-)
-def test_a_name_that_could_lead_elsewhere_or_not_travel_is_refused(name: str) -> None:
-    with pytest.raises(OptionError):
-        safe_name(name)
-
-
-@given(st.text(max_size=300))
-def test_a_name_that_is_accepted_is_one_component(name: str) -> None:
-    try:
-        accepted = safe_name(name)
-    except OptionError:
-        return
-    assert accepted == name
-    assert os.path.basename(name) == name and name not in ("", ".", "..")
-    assert len(os.fsencode(name)) <= MAX_NAME_BYTES
-    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name)
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        (URL, "data.bin"),
-        ("http://h/a%20b.txt", "a b.txt"),
-        ("http://h/%C3%A9", "\u00e9"),
-        ("http://h/dir/..x", "..x"),
-        ("http://h/x?/../../etc/passwd", "x"),
-        ("http://h/100%", "100%"),
-    ],
-)
-def test_a_urls_last_segment_is_decoded_once(url: str, name: str) -> None:
-    assert name_of_url(url) == name
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://h",
-        "http://h/",
-        "http://h/dir/",
-        "http://h/..",
-        "http://h/%2e%2e",
-        "http://h/%2E",
-        "http://h/%2fetc%2fpasswd",
-        "http://h/..%5c..%5cx",
-        "http://h/%252fx",
-        "http://h/a%00b",
-        "http://h/a%0ab",
-        "http://h/a%ff",
-        "http://h/c%3ax",
-        "http://h/" + "x" * 256,
-    ],
-)
-def test_a_url_without_a_safe_name_asks_for_one(url: str) -> None:
-    with pytest.raises(OptionError, match="out"):
-        name_of_url(url)
 
 
 def test_out_may_be_a_file(tmp_path: Path) -> None:
@@ -191,17 +75,95 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
         resolve_target(URL, tmp_path / "file" / "x")
 
 
-def _device(path: Path) -> None:
-    path.symlink_to("/dev/null")
-
-
+@pytest.mark.parametrize("name", ["x", "x.part", "x.part.ckpt"])
 @pytest.mark.parametrize(
-    "make", [os.mkfifo, _device, lambda path: path.symlink_to(path)], ids=["FIFO", "device", "loop"]
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to(path),
+        lambda path: path.symlink_to("gone"),
+        lambda path: path.symlink_to("/dev/null"),
+        lambda path: path.symlink_to("regular"),
+    ],
+    ids=["pipe", "directory", "loop", "dangling", "device", "link"],
 )
-def test_a_target_that_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    make(tmp_path / "x")
+def test_a_target_or_working_file_that_is_no_regular_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], name: str
+) -> None:
+    (tmp_path / "regular").write_bytes(b"precious")
+    make(tmp_path / name)
+    before = os.lstat(tmp_path / name)
+    with pytest.raises(StorageError, match="not a regular file; remove it or name another file"):
+        target_below(Directory.open(tmp_path), "x")
+    if (tmp_path / "x").is_dir():
+        (tmp_path / "x" / "data.bin").symlink_to("gone")  # a directory is where the object goes
+    with pytest.raises(StorageError, match="not a regular file; remove it or name another file"):
+        resolve_target(URL, tmp_path / "x")
+    assert os.lstat(tmp_path / name).st_ino == before.st_ino
+    assert (tmp_path / "regular").read_bytes() == b"precious"
+
+
+def test_a_device_is_refused() -> None:
+    with pytest.raises(StorageError, match="a device"):
+        resolve_target(URL, "/dev/null")
+
+
+def test_the_directory_may_be_reached_through_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for out in (tmp_path / "link", tmp_path / "link" / "data.bin", f"{tmp_path}/link/"):
+        target = resolve_target(URL, out)
+        assert target.final == tmp_path / "link" / "data.bin"
+        assert os.path.samestat(os.fstat(target.directory.fd), (tmp_path / "real").stat())
+
+
+def test_a_directory_that_may_not_be_entered_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="Too many levels of symbolic links"):
+        (tmp_path / "loop").symlink_to("loop")
+        resolve_target(URL, tmp_path / "loop" / "x")
+
+
+@pytest.mark.parametrize(("name", "twin"), [("x.part", "x.part.ckpt"), ("x.part.ckpt", "x.part")])
+def test_the_working_files_of_an_unfinished_transfer_are_no_target(
+    tmp_path: Path, name: str, twin: str
+) -> None:
+    resolve_target(URL, tmp_path / name)
+    (tmp_path / name).touch()
+    resolve_target(URL, tmp_path / name)
+    (tmp_path / twin).touch()
+    with pytest.raises(StorageError, match="belongs to an unfinished transfer"):
+        resolve_target(URL, tmp_path / name)
+
+
+def test_a_path_below_a_root_makes_its_folders(tmp_path: Path) -> None:
+    target = target_below(Directory.open(tmp_path), "a/b/data.bin")
+    assert target.final == tmp_path / "a" / "b" / "data.bin"
+    assert (tmp_path / "a" / "b").is_dir()
+    assert target_below(Directory.open(tmp_path), "x").final == tmp_path / "x"
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "link/x", "link/a/x", "a\\..\\x", "a/%2e%2e/x"])
+def test_a_path_that_leads_out_of_a_root_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises((OptionError, StorageError)):
+        target_below(Directory.open(tmp_path / "root"), name)
+    assert os.listdir(tmp_path / "outside") == []
+    assert sorted(os.listdir(tmp_path)) == ["outside", "root"]
+    assert os.listdir(tmp_path / "root") == ["link"]
+
+
+def test_a_target_that_is_not_used_leaves_no_descriptor(tmp_path: Path) -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    resolve_target(URL, tmp_path)
+    (tmp_path / "x").symlink_to("gone")
     with pytest.raises(StorageError):
         resolve_target(URL, tmp_path / "x")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @given(st.text(max_size=40))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fastxfer.plan.response import Identity
 from fastxfer.storage import publish
+from fastxfer.storage.paths import resolve_target
 from fastxfer.storage.publish import MAX_RECORD, XATTR, http_time, is_unchanged, make_record
 
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
@@ -87,7 +88,7 @@ def test_a_file_is_the_remote_object(case: Case, tmp_path: Path, monkeypatch: py
     os.utime(path, (case.mtime, case.mtime))
     kept = json.dumps(case.record).encode() if case.record is not None else None
     monkeypatch.setattr(os, "getxattr", lambda _path, name: attribute(kept, name))
-    assert is_unchanged(path, case.remote, ignore_etag=case.ignore_etag) is case.unchanged
+    assert is_unchanged(resolve_target("", path), case.remote, ignore_etag=case.ignore_etag) is case.unchanged
 
 
 def attribute(kept: bytes | None, name: str) -> bytes:
@@ -104,11 +105,11 @@ def test_a_record_of_nonsense_is_no_record(
     path = tmp_path / "data.bin"
     path.write_bytes(b"12345")
     monkeypatch.setattr(os, "getxattr", lambda *_: kept)
-    assert not is_unchanged(path, Identity(5, V1))
+    assert not is_unchanged(resolve_target("", path), Identity(5, V1))
 
 
 def test_what_is_not_there_is_not_unchanged(tmp_path: Path) -> None:
-    assert not is_unchanged(tmp_path / "gone", Identity(5, V1, DATE))
+    assert not is_unchanged(resolve_target("", tmp_path / "gone"), Identity(5, V1, DATE))
 
 
 @pytest.mark.parametrize("mtime", [STAMP, STAMP + 0.123456789, int(STAMP)])
@@ -119,8 +120,8 @@ def test_a_record_is_known_again(mtime: float, tmp_path: Path, monkeypatch: pyte
     kept = make_record(Identity(5, V1), mtime)
     assert kept is not None
     monkeypatch.setattr(os, "getxattr", lambda *_: kept)
-    assert is_unchanged(path, Identity(5, V1))
-    assert not is_unchanged(path, Identity(5, '"v2"'))
+    assert is_unchanged(resolve_target("", path), Identity(5, V1))
+    assert not is_unchanged(resolve_target("", path), Identity(5, '"v2"'))
 
 
 @pytest.mark.parametrize(
