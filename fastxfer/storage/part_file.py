@@ -99,7 +99,9 @@ class PartFile:
             try:
                 _lock(fd, target)
                 if target.directory.holds(target.part_name, fd):
-                    return cls(target, fd, source)
+                    if os.fstat(fd).st_nlink <= 1:
+                        return cls(target, fd, source)
+                    _end_publication(target, fd)
             except BaseException:
                 os.close(fd)
                 raise
@@ -418,6 +420,20 @@ def _lock(fd: int, target: Target) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise storage_error(f"lock {target.part}", error) from error
+
+
+def _end_publication(target: Target, fd: int) -> None:
+    """Removes the working files of a target that is complete: a kill came between its link and their removal.
+
+    Raises StorageError when the part file has another name than the target's: that is not to be written to.
+    """
+    if not target.directory.holds(target.name, fd):
+        raise StorageError(
+            f"cannot use {target.part}: the same file has another name too (a hard link); "
+            "remove one of the two, or put a copy in its place"
+        )
+    target.directory.remove(target.part_name)
+    target.directory.remove(target.checkpoint_name)
 
 
 def stored_checkpoint(target: Target) -> Checkpoint | None:

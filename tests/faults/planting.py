@@ -43,6 +43,14 @@ def link_to_moved(path: Path) -> None:
     path.symlink_to(moved)
 
 
+def hard_link_to_precious(path: Path) -> None:
+    """Puts a file there that has another name too."""
+    path.unlink(missing_ok=True)
+    precious = path.parents[1] / "precious"
+    precious.write_bytes(PRECIOUS)
+    path.hardlink_to(precious)
+
+
 def link_to_precious(path: Path) -> None:
     path.unlink(missing_ok=True)
     precious = path.parents[1] / "precious"

@@ -15,7 +15,7 @@ import fastxfer
 from fastxfer.errors import OptionError, StorageError
 from tests.cli.command import fastxfer as command
 from tests.cli.command import one_error
-from tests.faults.planting import IN_THE_WAY, WORKING_NAMES, tree
+from tests.faults.planting import IN_THE_WAY, WORKING_NAMES, hard_link_to_precious, tree
 from tests.faults.scenarios import OBJECT, QUICK, Asked, Scenario, crosswise, everywhere, wait
 from tests.servers.raw import RangeHandler, RawServer
 
@@ -199,6 +199,22 @@ def test_what_is_no_regular_file_is_refused_and_left(
             with pytest.raises(StorageError, match="not a regular file; remove it") as caught:
                 scenario.fetch(resume=resume, exists=exists)
             assert caught.value.exit_code == 17
+        assert tree(tmp_path) == before
+        assert scenario.requests == []
+
+
+@crosswise
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_part_file_that_has_another_name_is_refused_and_left(
+    tmp_path: Path, connections: int, resumed: bool, resume: bool
+) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        hard_link_to_precious(scenario.directory / "out.part")
+        scenario.server_does(Asked.send)
+        before = tree(tmp_path)
+        with pytest.raises(StorageError, match="has another name too") as caught:
+            scenario.fetch(resume=resume)
+        assert caught.value.exit_code == 17
         assert tree(tmp_path) == before
         assert scenario.requests == []
 

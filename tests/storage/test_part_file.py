@@ -821,6 +821,35 @@ def test_a_part_file_that_was_taken_away_is_not_published(
     assert not os.path.lexists(target.final)
 
 
+def test_a_kill_between_the_link_and_the_removal_does_not_cost_the_target(
+    complete: PartFile, target: Target
+) -> None:
+    os.link(target.part, target.final)
+    complete.close()
+    part = PartFile.open(target, SOURCE)
+    assert part.read_left() is None
+    part.allocate(Identity(7, '"v2"'), CHUNK, sink="pwrite")
+    part.close()
+    assert target.final.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_part_file_with_another_name_is_not_written_to(target: Target, progress: bool) -> None:
+    part = allocated(target)
+    fill(part, 0, 490_000)
+    part.close()
+    if not progress:
+        target.checkpoint.unlink()
+    other = target.part.with_name("other")
+    os.link(target.part, other)
+    before = other.read_bytes()
+    with pytest.raises(StorageError, match="has another name too"):
+        allocated(target)
+    assert other.read_bytes() == target.part.read_bytes() == before
+    other.unlink()
+    PartFile.open(target, SOURCE).close()
+
+
 def test_discarding_removes_both_files(complete: PartFile, target: Target) -> None:
     complete.discard()
     assert os.listdir(target.final.parent) == []
