@@ -16,6 +16,7 @@ import pytest
 import fastxfer
 from fastxfer.errors import StorageError, TargetExistsError
 from tests.cli.command import wait_until
+from tests.descriptors import held_open
 from tests.faults.planting import PRECIOUS, SWAPS, link_to_precious, tree
 from tests.faults.scenarios import (
     DEADLINE_S,
@@ -202,20 +203,6 @@ def test_a_change_of_the_current_directory_leads_nowhere_else(
         assert os.listdir(tmp_path / "elsewhere") == []
         assert scenario.names() == ["out"]
         assert (scenario.directory / "out").read_bytes() == OBJECT
-
-
-# ---- descriptors ----
-
-
-def held_open(directory: Path) -> int:
-    """Returns how many descriptors of this process are of a directory or of what is in it."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found += os.readlink(f"/proc/self/fd/{number}").startswith(str(directory))
-        except FileNotFoundError:
-            pass  # that of the listing itself
-    return found
 
 
 @fresh

@@ -33,6 +33,7 @@ from fastxfer.storage.checkpoint import (
     slot_size_for,
 )
 from fastxfer.storage.directory import Directory
+from tests.descriptors import held_open
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoint-format.md"
 JOB = bytes(range(16))
@@ -665,11 +666,10 @@ def test_a_file_too_large_is_refused_before_it_is_read(path: str, monkeypatch: p
 
 def test_a_damaged_file_is_left_as_it_is_and_no_descriptor_stays_open(path: str) -> None:
     Path(path).write_bytes(b"x" * 3 * BLOCK)
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(CheckpointError):
             load(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_open(Path(path).parent) == 0
     assert Path(path).read_bytes() == b"x" * 3 * BLOCK
 
 
@@ -694,13 +694,12 @@ def test_a_new_file_that_has_no_room_is_typed_and_no_descriptor_stays_open(
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    before = len(os.listdir("/proc/self/fd"))
     for call in ("truncate", "pwrite"):
         with monkeypatch.context() as patched:
             patched.setattr(os, call, full)
             with pytest.raises(DiskFullError):
                 create(path, example())
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert held_open(Path(path).parent) == 0
 
 
 def test_removing_is_done_once_and_again(path: str) -> None:

@@ -17,6 +17,7 @@ from fastxfer.errors import OptionError, StorageError
 from fastxfer.options import DIGEST_HEX_LENGTHS
 from fastxfer.storage import digest
 from fastxfer.storage.digest import Follower, digest_file, make_hasher
+from tests.descriptors import held_open
 from tests.servers.objects import make_bytes
 
 DATA = make_bytes(3 * 1024**2 + 12345, seed=9)
@@ -105,12 +106,12 @@ def test_a_file_shorter_than_said_is_typed(path: Path) -> None:
 
 
 def test_a_follower_has_a_descriptor_of_its_own_and_closes_it(path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     fd = os.open(path, os.O_RDONLY)
     follower = Follower(fd, ["md5"])
     os.close(fd)
+    assert held_open(path) == 1
     assert follower.finish(len(DATA)) == {"md5": expected(DATA)["md5"]}
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_open(path) == 0
 
 
 def test_a_stopped_follower_ends_its_thread(path: Path) -> None:

@@ -12,12 +12,9 @@ import pytest
 
 from fastxfer.errors import StorageError
 from fastxfer.storage.directory import Directory
+from tests.descriptors import held_open
 
 Make = Callable[[Path], object]
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture
@@ -153,13 +150,13 @@ def test_only_a_regular_file_is_opened_and_nothing_blocks(
 ) -> None:
     monkeypatch.chdir(root.path)
     make(root.path / "x")
-    before, there = descriptors(), os.lstat(root.path / "x")
+    before, there = held_open(root.path), os.lstat(root.path / "x")
     with pytest.raises(StorageError, match=f"it is {kind} and not a regular file"):
         root.open_file("x", flags)
     with pytest.raises(StorageError, match=f"it is {kind} and not a regular file"):
         root.look("x")
     assert root.has("x")
-    assert descriptors() == before
+    assert held_open(root.path) == before
     assert os.lstat(root.path / "x") == there
     assert os.listdir(root.path) == ["x"]
 
@@ -203,20 +200,18 @@ def test_a_directory_without_the_right_to_read_it_is_written_in(root: Directory)
 
 def test_a_directory_that_is_dropped_or_closed_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    gc.collect()
-    before = descriptors()
     held = [Directory.open(tmp_path).walk(("a",)) for _ in range(10)]
-    assert descriptors() == before + 10
+    assert held_open(tmp_path) == 10
     held[0].close()
     held[0].close()
-    assert descriptors() == before + 9
+    assert held_open(tmp_path) == 9
     held.clear()
-    assert descriptors() == before
+    assert held_open(tmp_path) == 0
     for _ in range(10):
         with pytest.raises(StorageError):
             Directory.open(tmp_path).walk(("a", "b", "c"))
     gc.collect()
-    assert descriptors() == before
+    assert held_open(tmp_path) == 0
 
 
 def test_a_closed_directory_does_nothing_any_more(root: Directory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile
 from fastxfer.storage.part_file import Left, PartFile, Source, stored_checkpoint
 from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.storage.publish import XATTR, make_record
+from tests.descriptors import held_open
 from tests.servers.objects import make_bytes
 
 URL = "https://example.org/data.bin"
@@ -487,14 +488,13 @@ def test_the_lock_ends_with_the_publication(target: Target) -> None:
 
 
 def test_no_descriptor_stays_open(target: Target, sink: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     part = allocated(target, sink)
     fill(part, 0, SIZE)
     with pytest.raises(TargetBusyError):
         PartFile.open(target, SOURCE)
     part.close()
     part.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_open(target.directory.path) == 1, "the directory's own"
 
 
 def test_symlinks_in_place_of_the_working_files_are_not_followed(target: Target) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fastxfer.errors import FastxferError, OptionError, StorageError
 from fastxfer.storage.directory import Directory
 from fastxfer.storage.paths import resolve_target, target_below
+from tests.descriptors import held_open
 
 URL = "https://example.org/some/data.bin?x=1#y"
 
@@ -156,14 +157,12 @@ def test_a_path_that_leads_out_of_a_root_is_refused(tmp_path: Path, name: str) -
 
 
 def test_a_target_that_is_not_used_leaves_no_descriptor(tmp_path: Path) -> None:
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
     resolve_target(URL, tmp_path)
     (tmp_path / "x").symlink_to("gone")
     with pytest.raises(StorageError):
         resolve_target(URL, tmp_path / "x")
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_open(tmp_path) == 0
 
 
 @given(st.text(max_size=40))
