@@ -157,6 +157,8 @@ class Engine:
     def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
         """Sends a request on an idle exchange; `listener` hears of it."""
         exchange.prepare(request, listener)
+        if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
+            self._sockets.clear()
         exchange.sockets = self._sockets
         self._out[exchange.easy] = exchange
         self._multi_of(exchange).handle.add_handle(exchange.easy)
@@ -226,7 +228,6 @@ class Engine:
         if exchange is None:
             return
         multi = self._multi_of(exchange).handle
-        self._remember(exchange)
         multi.remove_handle(easy)
         if exchange.unclean:
             # libcurl has closed that connection: there is one fewer to try.
@@ -239,19 +240,6 @@ class Engine:
             error = translate(*failed, easy.getinfo(pycurl.OS_ERRNO), tls=exchange.tls)
         if exchange.listener is not None:
             exchange.listener.ended(exchange, error)
-
-    def _remember(self, exchange: Exchange) -> None:
-        """Notes the descriptor of a connection that is kept, to look at before its next request."""
-        connection = exchange.connection
-        if connection is None or exchange.tls:
-            return
-        fd = exchange.easy.getinfo(pycurl.ACTIVESOCKET)
-        if fd >= 0 and not exchange.unclean:
-            if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
-                self._sockets.clear()
-            self._sockets[connection] = fd
-        else:
-            self._sockets.pop(connection, None)
 
     def _run_due(self) -> None:
         now = time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,10 +92,9 @@ class Exchange:
         self.tls = False
         self.unclean = False
         """The kept connection had bytes on it that nobody asked for, so nothing was sent."""
-        self.connection: Connection | None = None
-        """The connection that the request went out on."""
         self.sockets: dict[Connection, int] = {}
-        """The descriptors of the kept connections, of the engine."""
+        """The engine's: which descriptor each of our connections had."""
+        self._opened: list[int] = []
         self._address = ""
         self._public_only = False
         self._options = options
@@ -131,6 +132,7 @@ class Exchange:
             easy.setopt(pycurl.SSLCERT, certificate)
             if key is not None:
                 easy.setopt(pycurl.SSLKEY, key)
+        easy.setopt(pycurl.SOCKOPTFUNCTION, self._opens)
         easy.setopt(pycurl.PREREQFUNCTION, self._connected)
         if options.proxy is not None:
             easy.setopt(pycurl.PROXY, options.proxy)
@@ -148,7 +150,7 @@ class Exchange:
         self.head = None
         self.refused = None
         self.unclean = False
-        self.connection = None
+        self._opened.clear()
         self.tls = request.url.startswith("https:")
         self._fields = []
         self._status = 0
@@ -177,14 +179,23 @@ class Exchange:
         self.refused = None
         return socket.socket(family, kind, protocol)
 
+    def _opens(self, fd: int, _purpose: int) -> int:
+        self._opened.append(fd)
+        return 0
+
     def _connected(self, address: str, local_address: str, _port: int, local_port: int) -> int:
         """Called by libcurl when it has a connection, new or kept, before the request goes out on it."""
         self._address = address
-        self.connection = (local_address, local_port)
         self.refused = _private(address) if self._public_only and not is_public(address) else None
-        # With TLS what waits may be a ticket, and nobody else's answer.
-        fd = None if self.tls else self.sockets.get(self.connection)
-        self.unclean = fd is not None and _has_bytes(fd, self.connection)
+        connection = (local_address, local_port)
+        if self._opened:
+            for fd in self._opened:
+                if _name_of(fd) == connection:
+                    self.sockets[connection] = fd
+            self._opened.clear()
+        elif not self.tls:  # with TLS what waits may be a ticket, and nobody else's answer
+            fd = self.sockets.get(connection, -1)
+            self.unclean = _name_of(fd) == connection and _has_bytes(fd)
         go_on: int = pycurl.PREREQFUNC_OK
         stop: int = pycurl.PREREQFUNC_ABORT
         return stop if self.refused or self.unclean else go_on
@@ -235,20 +246,32 @@ def _private(address: str) -> BadResponseError:
     )
 
 
-def _has_bytes(fd: int, connection: Connection) -> bool:
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    looking = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        yield looking
+    finally:
+        looking.detach()
+
+
+def _name_of(fd: int) -> Connection | None:
+    """Returns our end of a connection, or None when the descriptor is no connected socket any more."""
+    try:
+        with _borrowed(fd) as looking:
+            name: Connection = looking.getsockname()[:2]
+            return name
+    except (OSError, ValueError):
+        return None
+
+
+def _has_bytes(fd: int) -> bool:
     """Returns whether bytes wait on a kept connection: no answer to what has not been asked yet.
 
-    libcurl would take them for the answer. The descriptor may have been closed, and be another's by now.
+    libcurl would take them for the answer.
     """
-    family = socket.AF_INET6 if ":" in connection[0] else socket.AF_INET
-    looking = None
     try:
-        looking = socket.socket(family, socket.SOCK_STREAM, 0, fd)
-        if looking.getsockname()[:2] != connection:
-            return False
-        return bool(looking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except OSError:
+        with _borrowed(fd) as looking:
+            return bool(looking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
         return False
-    finally:
-        if looking is not None:
-            looking.detach()

@@ -219,6 +219,8 @@ def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignor
     changed = _compare(known, identity, ignore_etag)
     if changed:
         return changed
+    if known is not None and known.strong_etag and identity.etag is None and not ignore_etag:
+        raise RangeError("the answer lacks the object's ETag")  # which it must have: RFC 9110 section 15.3.7
     total = content_range.total
     if total is None:
         if known is None or known.size is None:

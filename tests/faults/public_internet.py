@@ -25,7 +25,7 @@ def main(directory: str, from_address: str, to_host: str, *options: str) -> None
     ip = find_program("ip", install="apt-get install iproute2")
     subprocess.run([ip, "link", "set", "lo", "up"], check=True)
     for address in ADDRESSES:
-        subprocess.run([ip, "address", "add", address, "dev", "lo"], check=True)
+        subprocess.run([ip, "address", "add", address, "dev", "lo", "nodad"], check=True)
     listens_on = {"localhost": "127.0.0.1", "0x7f000001": "127.0.0.1", "2130706433": "127.0.0.1"}
     bound = listens_on.get(to_host, to_host).strip("[]").removeprefix("::ffff:")
     with RawServer(RangeHandler(OBJECT), bound) as there:

@@ -222,6 +222,18 @@ def test_progress_for_another_size_is_never_used(tmp_path: Path, connections: in
 
 
 @everywhere
+def test_a_206_that_lacks_the_etag_is_rejected(tmp_path: Path, connections: int, resumed: bool) -> None:
+    def without_etag(asked: Asked) -> None:
+        wrong = OTHER[asked.start : asked.stop]
+        asked.send(fields=asked.with_fields(ETag=None), body=wrong)
+
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.server_does(without_etag, once_later)
+        result = scenario.arrives()
+    assert (result.resumed, result.restarts, result.retries) == (scenario.before, 0, 1)
+
+
+@everywhere
 def test_412_starts_again(tmp_path: Path, connections: int, resumed: bool) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
         scenario.server_does(

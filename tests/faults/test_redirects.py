@@ -236,7 +236,7 @@ def test_from_the_internet_to_a_private_address_is_not_followed_on_a_kept_connec
 
 def test_from_the_internet_over_ipv6_is_the_same(tmp_path: Path) -> None:
     told = from_the_internet(tmp_path, "2606:4700::1111", "127.0.0.1")
-    assert (told["error"], told["requests"]) == ("BadResponseError", 0)
+    assert (told["error"], told["requests"]) == ("BadResponseError", 0), told
 
 
 @pytest.mark.parametrize(
