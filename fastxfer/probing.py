@@ -65,8 +65,8 @@ def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
                 source = source.redirected(location, answer.answer.address if answer.answer else "")
             case NotRanged():
                 asked = None
-            case Unsatisfiable(identity) if identity.size != 0 and asked is not None:
-                asked = None
+            case Unsatisfiable() if asked is not None:
+                asked = None  # a 416 tells of its error page, not of the object, which may be empty
             case _:
                 return _told(source, answer)
 
