@@ -138,6 +138,9 @@ def judge(
         return _whole(asked, known, headers, ignore_etag)
     if status == 416 and asked is not None:
         return _unsatisfiable(known, headers, ignore_etag)
+    if status == 400 and asked is not None and known is None:
+        # webfs refuses a range that ends past the end of the object, which the first one may.
+        return NotRanged(f"the server answered {_phrase(status)} to the first range")
     if status == 412 and known is not None:
         return Changed(f"the server answered {_phrase(status)}", Identity())
     raise _refusal(status, headers, now_epoch_s)
