@@ -1,13 +1,14 @@
 """The servers and objects that tests share.
 
-`nginx` and `caddy` serve the same document root for the whole session; `objects` makes files in it. A test
-that stops or kills its server takes `own_nginx`, which serves the same root and is the test's alone (a start
-takes about 20 ms). A server that misbehaves is made in the test itself: `with RawServer(handler) as server`,
-from tests.servers.raw.
+`nginx`, `caddy`, `apache`, `lighttpd`, `h2o`, `haproxy` (in front of nginx), `webfs` and `python_http` serve
+the same document root for the whole session; `objects` makes files in it. A test that stops or kills its
+server takes `own_nginx`, which serves the same root and is the test's alone (a start takes about 20 ms). One
+that misbehaves is made in the test itself: `with RawServer(handler) as server`, from tests.servers.raw.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,15 @@ import pytest
 from hypothesis import settings
 
 from tests.servers import Authority
+from tests.servers.apache import Apache
 from tests.servers.caddy import Caddy
+from tests.servers.h2o import H2o
+from tests.servers.haproxy import Haproxy
+from tests.servers.lighttpd import Lighttpd
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects
+from tests.servers.python_http import PythonHttp
+from tests.servers.webfs import Webfs
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +35,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="session")
-def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that all servers serve."""
-    return tmp_path_factory.mktemp("root")
+def document_root() -> Iterator[Path]:
+    """The directory that all servers serve, those too that run as another user than the tests."""
+    with tempfile.TemporaryDirectory(prefix="fastxfer-root-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +59,48 @@ def nginx(document_root: Path, authority: Authority) -> Iterator[Nginx]:
 def caddy(document_root: Path, authority: Authority) -> Iterator[Caddy]:
     """The session's caddy (HTTP/3); it must be left running."""
     with Caddy(document_root, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache(document_root: Path, authority: Authority) -> Iterator[Apache]:
+    """The session's Apache; it must be left running."""
+    with Apache(document_root, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def lighttpd(document_root: Path, authority: Authority) -> Iterator[Lighttpd]:
+    """The session's lighttpd; it must be left running."""
+    with Lighttpd(document_root, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def h2o(document_root: Path, authority: Authority) -> Iterator[H2o]:
+    """The session's h2o; it must be left running."""
+    with H2o(document_root, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def haproxy(nginx: Nginx, authority: Authority) -> Iterator[Haproxy]:
+    """The session's HAProxy in front of the session's nginx; it must be left running."""
+    with Haproxy(nginx, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def webfs(document_root: Path, authority: Authority) -> Iterator[Webfs]:
+    """The session's webfs; it must be left running."""
+    with Webfs(document_root, authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def python_http(document_root: Path, authority: Authority) -> Iterator[PythonHttp]:
+    """The session's http.server; it must be left running."""
+    with PythonHttp(document_root, authority) as server:
         yield server
 
 

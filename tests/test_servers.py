@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import io
 import os
-import signal
 import socket
 import threading
 import time
@@ -18,10 +17,17 @@ import pycurl
 import pytest
 
 from tests.servers import HOST, ServerError, find_program, port_of, reserve_port
+from tests.servers.apache import Apache
 from tests.servers.caddy import Caddy
+from tests.servers.h2o import H2o
+from tests.servers.haproxy import Haproxy
+from tests.servers.lighttpd import Lighttpd
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, make_bytes, make_object, sha256_of
+from tests.servers.process import Server, open_group
+from tests.servers.python_http import PythonHttp
 from tests.servers.raw import Connection, Fault, RangeHandler, RawServer, Request, first
+from tests.servers.webfs import Webfs
 
 MIB = 1 << 20
 
@@ -281,23 +287,6 @@ def test_stopped_nginx_restarts_gracefully(own_nginx: Nginx, objects: Objects) -
     assert get(own_nginx.url(item.name)).status == 200
 
 
-def test_nginx_that_dies_at_start_tells_its_log(tmp_path: Path) -> None:
-    server = Nginx(tmp_path)
-    config = server.prefix / "nginx.conf"
-    config.write_text(config.read_text() + "nonsense;\n")
-    with pytest.raises(ServerError, match='unknown directive "nonsense"'), server:
-        pass
-    assert not server.prefix.exists()
-
-
-def test_nginx_without_arguments_serves_its_own_root() -> None:
-    with Nginx() as server:
-        make_object(server.root / "one", 1, seed=3)
-        assert get(server.url("one")).body == make_bytes(1, seed=3)
-        assert get(server.url("one", tls=True), ca=server.ca).status == 200
-    assert not server.prefix.exists()
-
-
 # ---------------------------------------------------------------- caddy
 
 
@@ -319,6 +308,75 @@ def test_caddy_answers_a_range_on_every_version(caddy: Caddy, objects: Objects) 
         answer = get(caddy.url(item.name), ca=caddy.ca, version=asked, headers=("Range: bytes=10-19",))
         assert (answer.status, answer.version) == (206, seen)
         assert answer.headers["content-range"] == f"bytes 10-19/{item.size}"
+
+
+# ---------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy, Apache, Lighttpd, H2o, Webfs, PythonHttp])
+def test_a_server_without_arguments_serves_its_own_root(kind: type[Server]) -> None:
+    with kind() as server:
+        make_object(server.root / "one", 1, seed=3)
+        assert get(server.url("one", tls=False)).body == make_bytes(1, seed=3)
+        if "tls" in server.ports:
+            assert get(server.url("one", tls=True), ca=server.ca).body == make_bytes(1, seed=3)
+    assert not server.prefix.exists()
+
+
+@pytest.mark.parametrize("kind", [Apache, Caddy, H2o])
+def test_a_server_speaks_http_2_over_tls(kind: type[Server]) -> None:
+    with kind() as server:
+        make_object(server.root / "one", 1)
+        url = server.url("one", tls=True)
+        answer = get(url, ca=server.ca, version=pycurl.CURL_HTTP_VERSION_2TLS)
+        assert (answer.status, answer.version) == (200, pycurl.CURL_HTTP_VERSION_2_0)
+
+
+def test_haproxy_speaks_http_2_for_the_nginx_behind_it(haproxy: Haproxy, objects: Objects) -> None:
+    item = objects.make(MIB + 1)
+    answer = get(haproxy.url(item.name, tls=True), ca=haproxy.ca, version=pycurl.CURL_HTTP_VERSION_2TLS)
+    assert answer.version == pycurl.CURL_HTTP_VERSION_2_0
+    assert hashlib.sha256(answer.body).hexdigest() == item.sha256
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (Nginx, "nginx.conf"),
+        (Caddy, "caddy.json"),
+        (Apache, "apache.conf"),
+        (Lighttpd, "lighttpd.conf"),
+        (H2o, "h2o.conf"),
+    ],
+)
+def test_a_server_that_dies_at_start_tells_its_log(tmp_path: Path, kind: type[Server], config: str) -> None:
+    server = kind(tmp_path)
+    path = server.prefix / config
+    path.write_text(path.read_text() + "\nnonsense;\n")
+    with pytest.raises(ServerError, match=f"(?s)ended at once:.*{config}"), server:
+        pass
+    assert not server.prefix.exists()
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy, Apache, Lighttpd, H2o, Webfs, PythonHttp])
+def test_no_process_of_a_server_outlives_its_context(kind: type[Server]) -> None:
+    with kind() as server:
+        group = server.pid
+        os.killpg(group, 0)
+    assert open_group(group) == []
+
+
+@pytest.mark.parametrize("kind", [Caddy, Apache, Lighttpd, H2o, Webfs, PythonHttp])
+def test_a_killed_server_refuses_connections_and_comes_back(kind: type[Server]) -> None:
+    with kind() as server:
+        make_object(server.root / "one", 1)
+        group = server.pid
+        server.kill()
+        assert open_group(group) == []
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((HOST, server.ports["http"]), timeout=20)
+        server.restart()
+        assert get(server.url("one", tls=False)).status == 200
 
 
 # ---------------------------------------------------------------- raw
@@ -504,11 +562,3 @@ def test_reserved_port_refuses_connections_and_is_given_to_nobody() -> None:
 def test_missing_program_names_what_to_install() -> None:
     with pytest.raises(ServerError, match="apt-get install nowhere"):
         find_program("no-such-program", install="apt-get install nowhere")
-
-
-def test_no_process_of_nginx_outlives_its_context() -> None:
-    with Nginx() as server:
-        group = server.pid
-        os.killpg(group, 0)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, signal.SIGCONT)

@@ -15,6 +15,8 @@ plain text ("prior knowledge"). Prefixes of the path choose how the same object 
 | /status/NNN | error NNN with nginx's own page; 429 and 503 carry Retry-After: 1 |
 | /busy, /busy64k, /busyRATE | at most 4 requests at once (at RATE if given), else 503 with Retry-After: 1 |
 
+A client that takes gzip gets .txt and .html files in it, and then without ranges.
+
 The access log goes through a pipe to a thread here, so that `requests()` is awakened by each line and nothing
 polls.
 """
@@ -23,32 +25,19 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 from urllib.parse import quote
 
-from tests.servers import (
-    HOST,
-    Authority,
-    ServerError,
-    find_program,
-    port_of,
-    read_log,
-    reserve_port,
-    wait_until_listening,
-)
+from tests.servers import HOST, Authority, ServerError
+from tests.servers.process import STOP_DEADLINE_S, Server
 
-STOP_DEADLINE_S = 10.0
 LOG_DEADLINE_S = 10.0
 
 _LOG_FIELDS = {
@@ -80,7 +69,10 @@ pid nginx.pid;
 error_log stderr notice;
 events {{ worker_connections 4000; }}
 http {{
+    types {{ text/plain txt; text/html html; }}
     default_type application/octet-stream;
+    gzip on;
+    gzip_types text/plain;
     sendfile on;
     tcp_nopush on;
     keepalive_timeout 75s;
@@ -162,109 +154,27 @@ class LogEntry:
         return cls(**fields)
 
 
-class Nginx:
-    """A context manager around one nginx: `root` is served, `ca` is to be trusted, `url()` makes addresses.
-
-    Without arguments it makes its own document root and certificates, and removes them at the end.
-    It needs no privileges; as root its workers stay root, so that they can read a private directory.
+class Nginx(Server):
+    """An nginx; see `Server`. It needs no privileges; as root its workers stay root, so that they can read a
+    private directory.
     """
 
+    executable = "nginx"
+    install = "apt-get install nginx-light (or run .ci/install-packages)"
+    listeners = ("http", "tls", "h2c")
+    stop_signal = signal.SIGQUIT
+
     def __init__(self, root: Path | None = None, authority: Authority | None = None) -> None:
-        self.program = find_program(
-            "nginx", install="apt-get install nginx-light (or run .ci/install-packages)"
-        )
-        self.prefix = Path(tempfile.mkdtemp(prefix="fastxfer-nginx-"))
-        self.root = root if root is not None else self.prefix / "root"
-        self.root.mkdir(exist_ok=True)
-        self.authority = authority if authority is not None else Authority(self.prefix)
-        self._holders = {name: reserve_port() for name in ("http", "tls", "h2c")}
-        self.ports = {name: port_of(holder) for name, holder in self._holders.items()}
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(root, authority)
         self._reader: threading.Thread | None = None
         self._entries: list[LogEntry] = []
         self._logged = threading.Condition()
-        self._write_config()
-
-    @property
-    def ca(self) -> Path:
-        """The file of the certificate authority that a client must trust."""
-        return self.authority.ca
-
-    @property
-    def pid(self) -> int:
-        """The master's process id; an error when nginx is not running."""
-        if self._process is None:
-            raise ServerError("nginx is not running")
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """True between a start and a stop or kill."""
-        return self._process is not None
 
     def url(self, name: str, tls: bool = False, h2c: bool = False, prefix: str = "") -> str:
         """Returns the URL of the object `name` (a path below the root, not yet percent-encoded)."""
         scheme, listener = ("https", "tls") if tls else ("http", "h2c" if h2c else "http")
         path = "/".join(part.strip("/") for part in (prefix, quote(name)) if part)
         return f"{scheme}://{HOST}:{self.ports[listener]}/{path}"
-
-    def start(self) -> None:
-        """Starts nginx and returns when all its ports accept connections."""
-        if self._process is not None:
-            raise ServerError("nginx is already running")
-        with self._error_log.open("ab") as errors:
-            process = subprocess.Popen(
-                [self.program, "-p", str(self.prefix), "-c", "nginx.conf", "-e", "stderr"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # a group of its own, for kill() and out of Ctrl-C's way
-            )
-        assert process.stdout is not None
-        self._process = process
-        self._reader = threading.Thread(
-            target=self._read_log, args=(process.stdout,), name="nginx-log", daemon=True
-        )
-        self._reader.start()
-        try:
-            for port in self.ports.values():
-                wait_until_listening(process, port, self._error_log)
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self) -> None:
-        """Ends nginx gracefully (SIGQUIT): requests under way get a second. Nothing if it is not running."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGQUIT)
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise ServerError(f"nginx did not stop:\n{read_log(self._error_log)}") from None
-        self._ended()
-
-    def kill(self) -> None:
-        """Ends master and workers with SIGKILL, returns when all are gone. Nothing if it is not running."""
-        if self._process is None:
-            return
-        members = _open_group(self._process.pid)
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(STOP_DEADLINE_S)
-            for member in members:
-                if not select.select([member], [], [], STOP_DEADLINE_S)[0]:
-                    raise ServerError("a worker of nginx outlives SIGKILL")
-        finally:
-            for member in members:
-                os.close(member)
-        self._ended()
-
-    def restart(self) -> None:
-        """Starts nginx again on the same ports, after a graceful stop if it is running."""
-        self.stop()
-        self.start()
 
     def forget(self) -> None:
         """Empties the list that `requests()` reads."""
@@ -300,26 +210,6 @@ class Nginx:
                 )
             return seen()
 
-    def __enter__(self) -> Nginx:
-        try:
-            self.start()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            self._remove()
-
-    @property
-    def _error_log(self) -> Path:
-        return self.prefix / "error.log"
-
     def _write_config(self) -> None:
         (self.prefix / "users").write_text("user:{PLAIN}pass\n")
         log_format = ",".join(f'"{field}":"{variable}"' for field, variable in _LOG_FIELDS.items())
@@ -336,6 +226,19 @@ class Nginx:
         )
         (self.prefix / "nginx.conf").write_text(config)
 
+    def _command(self) -> list[str]:
+        return [self.program, "-p", str(self.prefix), "-c", "nginx.conf", "-e", "stderr"]
+
+    def _output(self) -> int:
+        return subprocess.PIPE
+
+    def _started(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._reader = threading.Thread(
+            target=self._read_log, args=(process.stdout,), name="nginx-log", daemon=True
+        )
+        self._reader.start()
+
     def _read_log(self, pipe: IO[bytes]) -> None:
         """Takes the lines of the access log until all of nginx has ended (on its own thread)."""
         with pipe:
@@ -346,15 +249,10 @@ class Nginx:
                     self._logged.notify_all()
 
     def _ended(self) -> None:
-        self._process = None
+        super()._ended()
         if self._reader is not None:
             self._reader.join(STOP_DEADLINE_S)
             self._reader = None
-
-    def _remove(self) -> None:
-        for holder in self._holders.values():
-            holder.close()
-        shutil.rmtree(self.prefix)
 
 
 def _status_locations() -> str:
@@ -368,18 +266,3 @@ def _status_locations() -> str:
 
 def _body_bytes(entries: Iterable[LogEntry]) -> int:
     return sum(entry.body_bytes for entry in entries)
-
-
-def _open_group(group: int) -> list[int]:
-    """Returns a pidfd of each running process of a process group; the caller closes them."""
-    members = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path("/proc", name, "stat").read_text()
-            # pid (command) state ppid pgrp ...; the command may hold spaces and parentheses.
-            state, _, pgrp = stat.rpartition(")")[2].split()[:3]
-            if int(pgrp) == group and state != "Z":
-                members.append(os.pidfd_open(int(name)))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-    return members

@@ -55,6 +55,13 @@ class Objects:
             self._made[name] = (size, seed)
         return TestObject(name, path, size, sha256_of(size, seed))
 
+    def put(self, name: str, data: bytes) -> TestObject:
+        """Returns an object of these bytes, under a name that no other test has."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return TestObject(name, path, len(data), hashlib.sha256(data).hexdigest())
+
 
 def make_object(path: Path, size: int, seed: int = 0) -> str:
     """Writes the object of this size and seed to `path`, over what is there; returns its SHA-256 in hex."""
