@@ -10,7 +10,7 @@ object than the known one). Everything else raises a typed error.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from fastxfer.errors import (
@@ -170,9 +170,20 @@ def _opaque(identity: Identity) -> str:
     return (identity.etag or "").removeprefix("W/")
 
 
-def _compare(known: Identity | None, new: Identity, ignore_etag: bool) -> Changed | None:
-    reason = difference(known, new, ignore_etag=ignore_etag) if known is not None else None
+def _compare(known: Identity | None, new: Identity, headers: Headers, ignore_etag: bool) -> Changed | None:
+    if known is None:
+        return None
+    told = new
+    if not ignore_etag and new.etag and _opaque(known) == _opaque(new):
+        # Of an object from the future a server tells the time of the answer, another one each time (RFC 9110
+        # section 8.8.2.1): it says nothing against an equal ETag.
+        told = replace(new, last_modified=_not_now(new.last_modified, headers))
+    reason = difference(known, told, ignore_etag=ignore_etag)
     return Changed(reason, new) if reason is not None else None
+
+
+def _not_now(last_modified: str | None, headers: Headers) -> str | None:
+    return last_modified if last_modified != headers.get("date") else None
 
 
 def _content_length(headers: Headers) -> int | None:
@@ -219,7 +230,7 @@ def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignor
     if content_range.span is None:
         raise RangeError("the server answered 206 with the Content-Range of a 416")
     identity = identity_of(headers, content_range.total)
-    changed = _compare(known, identity, ignore_etag)
+    changed = _compare(known, identity, headers, ignore_etag)
     if changed:
         return changed
     if known is not None and known.strong_etag and identity.etag is None and not ignore_etag:
@@ -268,9 +279,9 @@ def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_
         if length is not None and length != span[1] - span[0]:
             return NotRanged("the server answered 200 with a Content-Range and another Content-Length")
         identity = identity_of(headers, total)
-        return _compare(known, identity, ignore_etag) or Partial(*span, identity)
+        return _compare(known, identity, headers, ignore_etag) or Partial(*span, identity)
     identity = identity_of(headers, length)
-    return _compare(known, identity, ignore_etag) or Whole(identity)
+    return _compare(known, identity, headers, ignore_etag) or Whole(identity)
 
 
 def _unsatisfiable(known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
@@ -282,7 +293,7 @@ def _unsatisfiable(known: Identity | None, headers: Headers, ignore_etag: bool) 
         except ValueError:
             total = None
     identity = Identity(total)  # the validators of a 416 are those of its error page
-    return _compare(known, identity, ignore_etag) or Unsatisfiable(identity)
+    return _compare(known, identity, headers, ignore_etag) or Unsatisfiable(identity)
 
 
 def _phrase(status: int) -> str:

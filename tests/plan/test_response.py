@@ -266,6 +266,37 @@ IDENTITY = [
         {**GOOD, "Last-Modified": "Wed, 1 Jan 2025 00:00:00 GMT"},
         Changed,
     ),
+    Case(
+        "the time of the answer as the date, with the same ETag",
+        206,
+        {**GOOD, "Last-Modified": LATER, "Date": LATER},
+        Partial(100, 200, Identity(SIZE, ETAG, LATER)),
+    ),
+    Case(
+        "the time of the answer as the date, with the ETag weakened",
+        206,
+        {**GOOD, "ETag": f"W/{ETAG}", "Last-Modified": LATER, "Date": LATER},
+        Partial(100, 200, Identity(SIZE, f"W/{ETAG}", LATER)),
+    ),
+    Case(
+        "the time of the answer as the date, with another ETag",
+        206,
+        {**GOOD, "ETag": '"v2"', "Last-Modified": LATER, "Date": LATER},
+        Changed,
+    ),
+    Case(
+        "the time of the answer as the date, without an ETag",
+        206,
+        {"Content-Range": "bytes 100-199/1000", "Last-Modified": LATER, "Date": LATER},
+        Changed,
+    ),
+    Case(
+        "the time of the answer as the date, with ETags ignored",
+        206,
+        {**GOOD, "Last-Modified": LATER, "Date": LATER},
+        Changed,
+        ignore_etag=True,
+    ),
     Case("412 when an object is known", 412, {}, Changed),
     Case("412 to the first request", 412, {}, HTTPStatusError, known=None),
 ]
