@@ -251,7 +251,7 @@ class Download:
         lane, fresh = self._lanes.of(slot, self.source)
         if fresh and self._mode in ("ranged", "single"):
             self._keeping.attach(lane.exchange.writer)
-        lane.start, lane.stop = start, stop
+        lane.start, lane.stop, lane.doubt = start, stop, None
         self._send(lane)
 
     def _send(self, lane: Lane) -> None:
@@ -303,6 +303,8 @@ class Download:
 
     def _take(self, lane: Lane, verdict: Partial | Whole) -> None:
         """Decides what becomes of the body of an accepted answer."""
+        if lane.doubt is not None:
+            raise lane.doubt  # the object is still the known one
         if self._mode == "probing":
             lane.held = True
             lane.exchange.writer.hold()
@@ -461,8 +463,14 @@ class Download:
             case Unsatisfiable() if self._mode == "probing" and lane.start == 0 and lane.stop is not None:
                 lane.stop = None  # an empty object has no range to give (RFC 9110 section 14.1.2)
                 self._send(lane)
-            case Unsatisfiable():
-                return RangeError("the server says that a range inside the object does not exist (416)")
+            case Unsatisfiable(told):
+                error = lane.doubt or RangeError(
+                    "the server says that a range inside the object does not exist"
+                )
+                if told.size is not None or lane.doubt is not None:
+                    return error
+                lane.doubt = error  # the object may be a smaller one now
+                self._send(lane)
             case Changed(reason, new) if self._only_the_etag(new):
                 self._keeping.notes.append(f"the checksum decides: {reason}")
                 self._etags_differ = True

@@ -35,6 +35,9 @@ class Lane:
     held: bool = False  # its body is kept in libcurl until there is a sink
     verdict: Verdict | None = None
     failure: FastxferError | None = None
+    doubt: FastxferError | None = (
+        None  # an answer that says so if the object, asked for whole, is the known one
+    )
     seen: int = 0  # bytes received when last looked at
     seen_at: float = 0.0
     mark: int = 0  # bytes received when its pace was last measured
@@ -42,8 +45,8 @@ class Lane:
 
     @property
     def asked(self) -> Span | None:
-        """The range that was asked for."""
-        return None if self.stop is None else (self.start, self.stop)
+        """The range that is asked for."""
+        return None if self.stop is None or self.doubt is not None else (self.start, self.stop)
 
 
 def request_for(source: HttpSource, asked: Span | None, if_range: str | None = None) -> Request:

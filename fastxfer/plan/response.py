@@ -85,7 +85,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Unsatisfiable:
-    """416: the range begins at or past the end of the object, whose size is told or None."""
+    """416, or 400: the range is not inside the object, whose size is told or None."""
 
     identity: Identity
 
@@ -138,9 +138,10 @@ def judge(
         return _whole(asked, known, headers, ignore_etag)
     if status == 416 and asked is not None:
         return _unsatisfiable(known, headers, ignore_etag)
-    if status == 400 and asked is not None and known is None:
-        # webfs refuses a range that ends past the end of the object, which the first one may.
-        return NotRanged(f"the server answered {_phrase(status)} to the first range")
+    if status == 400 and asked is not None:
+        # So does webfs refuse a range that ends past the end of the object.
+        first = NotRanged(f"the server answered {_phrase(status)} to the first range")
+        return first if known is None else Unsatisfiable(Identity())
     if status == 412 and known is not None:
         return Changed(f"the server answered {_phrase(status)}", Identity())
     raise _refusal(status, headers, now_epoch_s)

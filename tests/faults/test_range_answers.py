@@ -11,6 +11,7 @@ import pytest
 from fastxfer.errors import RangeError
 from tests.faults.scenarios import (
     HALF,
+    LATER_DATE,
     SIZE,
     Answer,
     Asked,
@@ -23,6 +24,7 @@ from tests.faults.scenarios import (
     later,
     once_later,
 )
+from tests.servers.objects import make_bytes
 from tests.servers.raw import Request
 
 
@@ -325,22 +327,50 @@ def unsatisfiable(total: str) -> Answer:
     return answer
 
 
+told_or_not = pytest.mark.parametrize("total", [str(SIZE), "*"])
+
+
 @everywhere
-def test_416_inside_the_object_is_rejected(tmp_path: Path, connections: int, resumed: bool) -> None:
+@told_or_not
+def test_416_inside_the_object_is_rejected(
+    tmp_path: Path, connections: int, resumed: bool, total: str
+) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
-        scenario.server_does(unsatisfiable(str(SIZE)), once_later)
+        scenario.server_does(unsatisfiable(total), once_later)
         result = scenario.arrives()
         assert (result.resumed, result.restarts, result.retries) == (scenario.before, 0, 1)
         scenario.out.unlink()
 
 
 @everywhere
+@told_or_not
 def test_416_to_every_later_range_fails_and_the_progress_is_kept(
-    tmp_path: Path, connections: int, resumed: bool
+    tmp_path: Path, connections: int, resumed: bool, total: str
 ) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
-        scenario.server_does(unsatisfiable(str(SIZE)), always if resumed else later)
+        scenario.server_does(unsatisfiable(total), always if resumed else later)
         scenario.fails(RangeError, 22, kept=True)
+
+
+@everywhere
+@pytest.mark.parametrize("status", [400, 416])
+def test_a_refused_range_of_an_object_that_is_smaller_now_starts_again(
+    tmp_path: Path, connections: int, resumed: bool, status: int
+) -> None:
+    smaller = make_bytes(HALF // 4, 3)
+
+    def replaced(asked: Asked) -> None:
+        scenario.handler.replace(smaller, etag=None, last_modified=LATER_DATE)
+        if asked.ranged:
+            asked.send(status, {"Content-Length": "0"}, b"")
+        else:
+            asked.send(200, {"Content-Length": str(len(smaller)), "Last-Modified": LATER_DATE}, smaller)
+            scenario.handler.wrong = None
+
+    with Scenario(tmp_path, connections, resumed, etag=None) as scenario:
+        scenario.server_does(replaced, always if resumed else later)
+        result = scenario.arrives(smaller)
+    assert (result.restarts, result.resumed) == (1, 0)
 
 
 @everywhere
@@ -356,6 +386,17 @@ def test_416_of_another_total_starts_again(tmp_path: Path, connections: int, res
 def test_416_to_the_first_range_asks_for_the_whole(tmp_path: Path, connections: int, total: str) -> None:
     with Scenario(tmp_path, connections) as scenario:
         scenario.server_does(unsatisfiable(total))
+        scenario.arrives()
+        assert [bool(request.range) for request in scenario.requests] == [True, False]
+
+
+@fresh
+def test_400_to_the_first_range_asks_for_the_whole(tmp_path: Path, connections: int) -> None:
+    def refused(asked: Asked) -> None:
+        asked.send(400, {"Content-Length": "0"}, b"")
+
+    with Scenario(tmp_path, connections) as scenario:
+        scenario.server_does(refused, first)
         scenario.arrives()
         assert [bool(request.range) for request in scenario.requests] == [True, False]
 

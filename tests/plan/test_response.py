@@ -375,8 +375,9 @@ FRAMING = [
 STATUSES = [
     *(
         Case(f"{status} unasked", status, {}, HTTPStatusError)
-        for status in (100, 201, 202, 204, 205, 304, 400, 418)
+        for status in (100, 201, 202, 204, 205, 304, 402, 418)
     ),
+    Case("400 to a later range", 400, {}, Unsatisfiable(Identity())),
     Case("400 to the first range", 400, {}, NotRanged, known=None),
     Case("400 to the first request, without a range", 400, {}, HTTPStatusError, asked=None, known=None),
     *(Case(f"a status of {status}", status, {}, HTTPStatusError) for status in (0, 99, 299, 305, 399, 499)),
