@@ -61,6 +61,7 @@ SERVERS = {
 }
 RANGED = [name for name, facts in SERVERS.items() if facts.ranges]
 WAYS = [(name, "1.1") for name in SERVERS] + [(name, "2") for name, facts in SERVERS.items() if facts.http2]
+CHANGING = [(name, "1.1") for name in SERVERS] + [("nginx", "2"), ("h2o", "2")]
 
 everywhere = pytest.mark.parametrize("name", SERVERS)
 ranged = pytest.mark.parametrize("name", RANGED)
@@ -184,11 +185,14 @@ def test_a_range_under_an_etag_of_another_object(
 
 
 @everywhere
-def test_a_range_past_the_end(server: Server, specimens: list[TestObject], name: str) -> None:
+def test_a_range_past_the_end(server: Server, specimens: list[TestObject], tmp_path: Path, name: str) -> None:
     empty, one_byte = specimens[:2]
     for thing, status in ((empty, SERVERS[name].empty), (one_byte, SERVERS[name].beyond)):
-        answer = get(server.url(thing.name, tls=False), headers=("Range: bytes=0-262143",))
+        url = server.url(thing.name, tls=False)
+        answer = get(url, headers=("Range: bytes=0-262143",))
         assert answer.status == status, thing.name
+        result = fastxfer.fetch(url, tmp_path / "out", exists="replace")
+        assert result.requests == (1 if status < 400 else 2), "what refuses the range gives the whole"
 
 
 @everywhere
@@ -213,12 +217,12 @@ def thing(objects: Objects, name: str) -> Iterator[TestObject]:
     made.path.unlink()
 
 
-def rival_of(thing: TestObject, modified_s: int) -> TestObject:
-    """Returns another object of the same size; `os.replace(its path, thing.path)` puts it in the place."""
+def rival_of(thing: TestObject, modified_s: int, size: int = SIZE) -> TestObject:
+    """Returns another object; `os.replace(its path, thing.path)` puts it in the place."""
     path = thing.path.with_suffix(".new")
-    digest = make_object(path, thing.size, seed=2)
+    digest = make_object(path, size, seed=2)
     os.utime(path, (modified_s, modified_s))
-    return TestObject(path.name, path, thing.size, digest)
+    return TestObject(path.name, path, size, digest)
 
 
 def kill_half_way(url: str, out: Path) -> None:
@@ -261,7 +265,7 @@ def test_killed_half_way_and_then_replaced_it_starts_again(
     assert (result.resumed, result.restarts) == (0, 1)
 
 
-@every_way
+@pytest.mark.parametrize(("name", "version"), CHANGING)
 def test_replaced_while_it_is_fetched_it_is_never_a_mix(
     server: Server, thing: TestObject, tmp_path: Path, name: str, version: str
 ) -> None:
@@ -288,6 +292,20 @@ def stop_half_way(url: str, out: Path) -> None:
         moving.cancel()
         with pytest.raises(fastxfer.InterruptedTransferError):
             moving.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, MIB) for name in SERVERS), ("webfs", 0), ("h2o", 0)])
+def test_stopped_half_way_and_then_replaced_by_one_of_another_size_it_starts_again(
+    server: Server, thing: TestObject, tmp_path: Path, size: int
+) -> None:
+    url, out = server.url(thing.name, tls=False), tmp_path / "out"
+    stop_half_way(url, out)
+    new = rival_of(thing, LONG_AGO_S + 10, size)
+    os.replace(new.path, thing.path)
+    wait_until(lambda: fastxfer.probe(url).size == size)
+    result = fastxfer.fetch(url, out)
+    assert sha256(out) == new.sha256
+    assert (result.size, result.resumed, result.restarts) == (size, 0, 1)
 
 
 @ranged
@@ -344,13 +362,29 @@ def test_an_etag_that_is_weak_while_the_object_is_new_and_strong_later(
 
 
 @only_apache
+def test_a_416_without_a_size_under_a_weak_etag_has_the_object_looked_at(
+    server: Server, thing: TestObject, tmp_path: Path
+) -> None:
+    url = server.url(thing.name)
+    os.utime(thing.path, (2**32, 2**32))  # which keeps its ETag weak
+    stop_half_way(url, tmp_path / "out")
+    new = rival_of(thing, LONG_AGO_S, MIB)
+    os.replace(new.path, thing.path)
+    beyond = get(url, headers=(f"Range: bytes={2 * MIB}-",))
+    assert (beyond.status, "content-range" in beyond.headers) == (416, False)
+    result = fastxfer.fetch(url, tmp_path / "out")
+    assert (result.size, result.resumed, result.restarts) == (MIB, 0, 1)
+    assert sha256(tmp_path / "out") == new.sha256
+
+
+@only_apache
 def test_an_object_from_the_future_has_another_date_in_every_answer(
     server: Server, thing: TestObject, tmp_path: Path
 ) -> None:
     url = server.url(thing.name)
     os.utime(thing.path, (2**32, 2**32))
     dates = {fastxfer.probe(url).last_modified}
-    result = fastxfer.fetch(url, tmp_path / "out", max_rate="8M")
+    result = fastxfer.fetch(url, tmp_path / "out", max_rate="12M")
     dates.add(fastxfer.probe(url).last_modified)
     assert len(dates) == 2
     assert sha256(tmp_path / "out") == thing.sha256

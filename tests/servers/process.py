@@ -128,17 +128,17 @@ class Server:
         """Ends parent and children with SIGKILL, returns when all are gone. Nothing if it is not running."""
         if self._process is None:
             return
-        members = open_group(self._process.pid)
-        try:
-            if members:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(STOP_DEADLINE_S)
-            for member in members:
-                if not select.select([member], [], [], STOP_DEADLINE_S)[0]:
-                    raise ServerError(f"a child of {self.name} outlives SIGKILL")
-        finally:
-            for member in members:
-                os.close(member)
+        group = self._process.pid
+        while members := open_group(group):  # again where a child was born meanwhile
+            try:
+                os.killpg(group, signal.SIGKILL)
+                for member in members:
+                    if not select.select([member], [], [], STOP_DEADLINE_S)[0]:
+                        raise ServerError(f"a process of {self.name} outlives SIGKILL")
+            finally:
+                for member in members:
+                    os.close(member)
+        self._process.wait(STOP_DEADLINE_S)
         self._ended()
 
     def restart(self) -> None:
