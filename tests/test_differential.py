@@ -134,6 +134,7 @@ def test_every_object_arrives(
             result.etag,
             result.last_modified,
         ), thing.name
+        assert told.http_version == (version if name != "python_http" else "1.0")
         assert told.last_modified == "Tue, 14 Nov 2023 22:13:20 GMT"
         assert told.accepts_ranges == (SERVERS[name].ranges and thing.size > 0), thing.name
         assert (told.etag is None) == (SERVERS[name].etag_of is None), thing.name
