@@ -145,7 +145,7 @@ def _place_file(name: str, key: str, files: dict[str, str], folders: dict[str, s
         for taken in (files, folders):
             if working in taken:
                 raise _collision(name, taken[working], _WORKING)
-    _place_beside_working_files(name, key, files)
+    _place_beside_working_files(name, key, files, folders)
 
 
 def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
@@ -154,15 +154,16 @@ def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
     _place_beside_working_files(name, folder, files)
 
 
-def _place_beside_working_files(name: str, key: str, files: dict[str, str]) -> None:
+def _place_beside_working_files(name: str, key: str, files: dict[str, str], *others: dict[str, str]) -> None:
     for mine, twin in ((PART, CHECKPOINT), (CHECKPOINT, PART)):
         if not key.endswith(mine):
             continue
         base = key.removesuffix(mine)
         if base in files:
             raise _collision(files[base], name, _WORKING)
-        if base + twin in files:
-            raise _collision(files[base + twin], name, "have the names of the working files of one")
+        for taken in (files, *others):
+            if base + twin in taken:
+                raise _collision(taken[base + twin], name, "have the names of the working files of one")
 
 
 def _collision(one: str, other: str, how: str) -> OptionError:

@@ -372,8 +372,10 @@ def clash(one: str, other: str) -> bool:
         return {key, f"{key}.part", f"{key}.part.ckpt"}, folders
 
     (files, folders), (other_files, other_folders) = needs(one), needs(other)
-    keys = sorted(min(each, key=len) for each in (files, other_files))
-    pair = keys[0].endswith(".part") and keys[1] == f"{keys[0]}.ckpt"
+    key, other_key = (min(each, key=len) for each in (files, other_files))
+    beside = {(key, each) for each in {other_key, *other_folders}} | {(other_key, each) for each in folders}
+    pairs = {tuple(sorted(each, key=len)) for each in beside}
+    pair = any(short.endswith(".part") and long == f"{short}.ckpt" for short, long in pairs)
     return bool(pair or files & other_files or files & other_folders or folders & other_files)
 
 
