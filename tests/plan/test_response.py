@@ -234,10 +234,19 @@ IDENTITY = [
         known=Identity(SIZE, 'W/"v1"', DATE),
     ),
     Case(
-        "no validators beside the bytes",
+        "no validators beside the bytes, where none was strong",
         206,
         {"Content-Range": "bytes 100-199/1000"},
         Partial(100, 200, Identity(SIZE)),
+        known=Identity(SIZE, 'W/"v1"', DATE),
+    ),
+    Case("no ETag, where a strong one is known", 206, {"Content-Range": "bytes 100-199/1000"}, RangeError),
+    Case(
+        "no ETag, where ETags are to be ignored",
+        206,
+        {"Content-Range": "bytes 100-199/1000"},
+        Partial(100, 200, Identity(SIZE)),
+        ignore_etag=True,
     ),
     Case(
         "wrong ETags that are to be ignored",
