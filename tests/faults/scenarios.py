@@ -11,6 +11,7 @@ counts from there. Every fetch has a deadline: a scenario that hangs fails.
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -290,6 +291,18 @@ def wait(transfer: fastxfer.Transfer, deadline_s: float = DEADLINE_S) -> fastxfe
         told = repr(transfer.progress)
         transfer.cancel()
         pytest.fail(f"the transfer is not over after {deadline_s:g} s: {told}")
+
+
+def everything_stored(directory: Path) -> bytes:
+    """Returns what a directory holds beside objects: names, attributes, and checkpoints."""
+    stored = b""
+    for path in directory.iterdir():
+        stored += path.name.encode()
+        if path.name != "out" and path.suffix != ".part":
+            stored += path.read_bytes()
+        for name in os.listxattr(path):
+            stored += name.encode() + os.getxattr(path, name)
+    return stored
 
 
 class TlsServer(RawServer):

@@ -25,6 +25,7 @@ from tests.faults.scenarios import (
     TlsServer,
     always,
     crosswise,
+    everything_stored,
     everywhere,
     fresh,
     later,
@@ -386,17 +387,6 @@ def everything_shown(error: FastxferError, transfer: fastxfer.Transfer) -> str:
     shown = [str(error), repr(error), str(error.to_dict()), str(error.args), str(cause), repr(cause)]
     shown += [repr(transfer), str(transfer.progress), str(transfer.progress.url), str(error.kept)]
     return "\n".join(shown)
-
-
-def everything_stored(directory: Path) -> bytes:
-    stored = b""
-    for path in directory.iterdir():
-        stored += path.name.encode()
-        if path.name != "out" and path.suffix != ".part":
-            stored += path.read_bytes()
-        for name in os.listxattr(path):
-            stored += name.encode() + os.getxattr(path, name)
-    return stored
 
 
 @crosswise
