@@ -237,7 +237,12 @@ class Engine:
         del self._out[easy]
         error = exchange.refused
         if error is None and failed is not None:
-            error = translate(*failed, easy.getinfo(pycurl.OS_ERRNO), tls=exchange.tls)
+            error = translate(
+                *failed,
+                easy.getinfo(pycurl.OS_ERRNO),
+                tls=exchange.tls,
+                proxy_status=easy.getinfo(pycurl.HTTP_CONNECTCODE),
+            )
         if exchange.listener is not None:
             exchange.listener.ended(exchange, error)
 
