@@ -28,7 +28,7 @@ import pycurl
 
 from fastxfer.engine.request import Connection, Exchange, Listener, Request
 from fastxfer.engine.translate import translate
-from fastxfer.errors import FastxferError, InterruptedTransferError
+from fastxfer.errors import FastxferError, InterruptedTransferError, TransferTimeoutError
 
 Call = Callable[[], object]
 
@@ -120,6 +120,8 @@ class Engine:
         self._order = itertools.count()
         self._out: dict[pycurl.Curl, Exchange] = {}
         self._sockets: dict[Connection, int] = {}
+        self._suspects: set[pycurl.Curl] = set()
+        """Those that were out on shared connections when one of them stalled."""
         self._stopping = False
         self._multis: dict[str, _Multi] = {}
         self._thread = threading.Thread(target=self._run, name="fastxfer-engine", daemon=True)
@@ -156,7 +158,7 @@ class Engine:
 
     def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
         """Sends a request on an idle exchange; `listener` hears of it."""
-        exchange.prepare(request, listener)
+        exchange.prepare(request, listener, afresh=exchange.multiplexed and bool(self._suspects))
         if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
             self._sockets.clear()
         exchange.sockets = self._sockets
@@ -173,10 +175,22 @@ class Engine:
         """Ends an exchange at once; its listener gets `ended` with `error`, after this call returned."""
         if self._out.pop(exchange.easy, None) is None:
             return
+        self._suspects.discard(exchange.easy)
+        if isinstance(error, TransferTimeoutError) and exchange.multiplexed:
+            self._suspect(exchange)
         self._multi_of(exchange).handle.remove_handle(exchange.easy)
         listener = exchange.listener
         if listener is not None:
             self.call_soon(lambda: listener.ended(exchange, error))
+
+    def _suspect(self, exchange: Exchange) -> None:
+        """Keeps later requests away from a shared connection that may have fallen silent.
+
+        libcurl would keep it for them. It is closed when the last of its stalled streams is aborted; until
+        those that are out now have ended, requests get connections of their own.
+        """
+        exchange.forsake_connection()
+        self._suspects = {easy for easy, other in self._out.items() if other.multiplexed}
 
     def unpause(self, exchange: Exchange) -> None:
         """Lets libcurl pass on the body that `Writer.hold` kept back."""
@@ -235,6 +249,7 @@ class Engine:
             multi.add_handle(easy)
             return
         del self._out[easy]
+        self._suspects.discard(easy)
         error = exchange.refused
         if error is None and failed is not None:
             error = translate(

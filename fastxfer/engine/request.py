@@ -120,7 +120,7 @@ class Exchange:
         easy.setopt(pycurl.HTTP_VERSION, _VERSIONS[options.http_version])
         easy.setopt(pycurl.TCP_KEEPALIVE, 1)
         easy.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
-        if options.http_version in ("2", "3"):
+        if self.multiplexed:
             easy.setopt(pycurl.PIPEWAIT, 1)
         if not options.verify_tls:
             easy.setopt(pycurl.SSL_VERIFYPEER, 0)
@@ -139,8 +139,13 @@ class Exchange:
         if options.netrc:
             easy.setopt(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
 
-    def prepare(self, request: Request, listener: Listener) -> None:
-        """Sets the handle up for a request."""
+    @property
+    def multiplexed(self) -> bool:
+        """True when its connection may be shared with other exchanges, stream by stream."""
+        return self.pool in ("2", "3")
+
+    def prepare(self, request: Request, listener: Listener, *, afresh: bool = False) -> None:
+        """Sets the handle up for a request, on a new connection if `afresh`."""
         easy = self.easy
         if self._shows_cert != request.client_cert:
             self._shows_cert = request.client_cert
@@ -159,6 +164,8 @@ class Exchange:
             easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_public)
         else:
             easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
+        easy.setopt(pycurl.FORBID_REUSE, 0)
+        easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
         easy.setopt(pycurl.URL, request.url)
         # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
         # user and password UTF-8 (RFC 7617 section 2.1).
@@ -169,6 +176,10 @@ class Exchange:
         else:
             easy.unsetopt(pycurl.USERNAME)
             easy.unsetopt(pycurl.PASSWORD)
+
+    def forsake_connection(self) -> None:
+        """Has libcurl close the connection when its last stream is aborted, which it would keep."""
+        self.easy.setopt(pycurl.FORBID_REUSE, 1)
 
     def _open_public(self, _purpose: int, address: Any) -> Any:
         """Opens the socket to an address, of the public internet only."""
