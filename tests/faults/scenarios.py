@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,9 +22,8 @@ from typing import Any
 import pytest
 
 import fastxfer
-from tests.servers import Authority
 from tests.servers.objects import make_bytes
-from tests.servers.raw import Connection, Content, Fault, RangeHandler, RawServer, Request
+from tests.servers.raw import Connection, Content, Fault, Fields, Handler, RangeHandler, RawServer, Request
 
 SIZE = 4 * 1024**2 + 17
 HALF = SIZE // 2
@@ -47,8 +44,6 @@ crosswise = pytest.mark.parametrize(
 )
 """For tests with many cases of their own: each connection count and each beginning once."""
 fresh = pytest.mark.parametrize("connections", [1, 16])
-
-Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 def sha256_of(data: bytes) -> str:
@@ -94,11 +89,7 @@ class Asked:
     ) -> None:
         """Sends an answer; what is not given is as the right one has it."""
         status = status if status is not None else 206 if self.ranged else 200
-        fields = self.fields if fields is None else fields
-        pairs = fields.items() if isinstance(fields, Mapping) else fields
-        lines = "".join(f"{name}: {value}\r\n" for name, value in pairs)
-        phrase = HTTPStatus(status).phrase
-        self.connection.send(f"HTTP/{version} {status} {phrase}\r\n{lines}\r\n".encode("latin-1"))
+        self.connection.send_head(status, self.fields if fields is None else fields, version=version)
         self.connection.send(self.data if body is None else body)
 
 
@@ -170,7 +161,10 @@ def span_of(request: Request, size: int) -> tuple[int, int]:
 
 
 class Scenario:
-    """See the module. `out` is the final name, the only one in its directory."""
+    """See the module. `out` is the final name, the only one in its directory.
+
+    `serve` makes another server than a plain one; `options` are those of every fetch.
+    """
 
     def __init__(
         self,
@@ -182,7 +176,10 @@ class Scenario:
         etag: str | None = '"v1"',
         last_modified: str | None = DATE,
         honour_if_range: bool = True,
+        serve: Callable[[Handler], RawServer] = RawServer,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.options = {**QUICK, **(options or {})}
         self.directory = tmp_path / "target"
         self.directory.mkdir()
         self.out = self.directory / "out"
@@ -192,7 +189,7 @@ class Scenario:
         self.before = 0
         """Bytes in place when the misbehaviour begins."""
         self.handler = Misbehaving(data, etag, last_modified, honour_if_range)
-        self.server = RawServer(self.handler)
+        self.server = serve(self.handler)
         self.url = self.server.url()
         self._seen = 0
 
@@ -200,7 +197,7 @@ class Scenario:
         self.server.__enter__()
         if self.resumed:
             self.handler.faults = lambda request: Fault(status=404) if request.number >= 2 else None
-            transfer = fastxfer.start(self.url, self.out, 1, **QUICK)
+            transfer = fastxfer.start(self.url, self.out, 1, **self.options)
             with pytest.raises(fastxfer.NotFoundError):
                 wait(transfer)
             self.handler.faults = lambda request: None
@@ -225,7 +222,7 @@ class Scenario:
 
     def fetch(self, **options: Any) -> fastxfer.FetchResult:
         """Fetches the object within the deadline."""
-        return wait(fastxfer.start(self.url, self.out, self.connections, **{**QUICK, **options}))
+        return wait(fastxfer.start(self.url, self.out, self.connections, **{**self.options, **options}))
 
     def arrives(self, data: bytes | None = None, **options: Any) -> fastxfer.FetchResult:
         """Asserts that the exact bytes (of `data`, or of the object) come to stand under the final name."""
@@ -258,10 +255,11 @@ class Scenario:
         assert error.exit_code == exit_code
         assert "\n" not in str(error)
         assert "internal error" not in str(error)
-        self._stands(error, kept)
+        self.stands(error, kept)
         return error
 
-    def _stands(self, error: fastxfer.FastxferError, kept: bool) -> None:
+    def stands(self, error: fastxfer.FastxferError, kept: bool) -> None:
+        """Asserts what a failure has left, and that a server which behaves is then enough."""
         if kept:
             assert error.kept is not None
             assert "out.part" in error.kept
@@ -305,19 +303,6 @@ def everything_stored(directory: Path) -> bytes:
     return stored
 
 
-class TlsServer(RawServer):
-    """A RawServer that speaks TLS."""
-
-    def __init__(self, handler: Callable[[Request, Connection], None], authority: Authority) -> None:
-        super().__init__(handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(authority.chain, authority.key)
-        self._listener = context.wrap_socket(self._listener, server_side=True, do_handshake_on_connect=False)
-
-    def url(self, path: str = "/object") -> str:
-        return super().url(path).replace("http:", "https:")
-
-
 class Speaker(RawServer):
     """A server that says its words to every connection before it is asked, and closes once the client has."""
 
@@ -325,13 +310,6 @@ class Speaker(RawServer):
         super().__init__(lambda request, connection: None)
         self._words = words
 
-    def _serve(self, connection: Connection) -> None:
-        try:
-            connection.send(self._words)
-            connection.wait_until_gone()
-        except OSError:
-            pass  # the client went away
-        finally:
-            connection.close()
-            with self._changed:
-                del self._open[connection]
+    def _talk(self, connection: Connection) -> None:
+        connection.send(self._words)
+        connection.wait_until_gone()

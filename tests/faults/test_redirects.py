@@ -22,7 +22,6 @@ from tests.faults.scenarios import (
     Asked,
     Misbehaving,
     Scenario,
-    TlsServer,
     always,
     crosswise,
     everything_stored,
@@ -34,6 +33,7 @@ from tests.faults.scenarios import (
 )
 from tests.servers import Authority, find_program
 from tests.servers.raw import Connection, RangeHandler, RawServer, Request
+from tests.servers.tls import TlsServer, tls_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -304,15 +304,13 @@ class AsksWho(TlsServer):
 
     def __init__(self, handler: Handler, authority: Authority) -> None:
         super().__init__(self._note, authority)
-        assert isinstance(self._listener, ssl.SSLSocket)
-        self._listener.context.load_verify_locations(authority.ca)
-        self._listener.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.load_verify_locations(authority.ca)
+        self.context.verify_mode = ssl.CERT_OPTIONAL
         self._then = handler
         self.shown: list[bool] = []
 
     def _note(self, request: Request, connection: Connection) -> None:
-        assert isinstance(connection._socket, ssl.SSLSocket)
-        self.shown.append(bool(connection._socket.getpeercert()))
+        self.shown.append(tls_of(connection).shows_certificate)
         self._then(request, connection)
 
 

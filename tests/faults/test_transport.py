@@ -19,7 +19,6 @@ from tests.faults.scenarios import (
     Asked,
     Scenario,
     Speaker,
-    TlsServer,
     always,
     crosswise,
     everywhere,
@@ -30,6 +29,7 @@ from tests.faults.scenarios import (
 )
 from tests.servers import Authority
 from tests.servers.raw import Connection, Fault, RangeHandler, RawServer, Request
+from tests.servers.tls import TlsServer
 
 When = Callable[[int, Request], bool]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from types import TracebackType
@@ -30,6 +30,8 @@ from tests.servers import HOST, ServerError
 JOIN_DEADLINE_S = 10.0
 SEND_BYTES = 64 << 10
 MAX_LINE_BYTES = 64 << 10
+
+Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Request:
         return self.headers.get("range", "")
 
 
+def pairs_of(fields: Fields) -> list[tuple[str, str]]:
+    """Returns header fields as pairs, in their order."""
+    return list(fields.items() if isinstance(fields, Mapping) else fields)
+
+
 class Connection:
     """The server's end of one connection.
 
@@ -63,13 +70,13 @@ class Connection:
     def __init__(self, server: RawServer, peer: socket.socket, number: int) -> None:
         self.number = number
         self.closed = False
+        self.peer = peer
         self._server = server
-        self._socket = peer
         self._stream = peer.makefile("rb")
 
     def send(self, data: bytes | memoryview) -> None:
         """Sends bytes as they are; returns when the kernel has taken all of them."""
-        self._socket.sendall(data)
+        self.peer.sendall(data)
 
     def respond(
         self,
@@ -85,10 +92,10 @@ class Connection:
         if not head_only:
             self.send(body)
 
-    def send_head(self, status: int, headers: Mapping[str, str]) -> None:
+    def send_head(self, status: int, headers: Fields, *, version: str = "1.1") -> None:
         """Sends the status line, the header fields in their order and the empty line."""
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.send(f"HTTP/1.1 {status} {_reason(status)}\r\n{fields}\r\n".encode("latin-1"))
+        fields = "".join(f"{name}: {value}\r\n" for name, value in pairs_of(headers))
+        self.send(f"HTTP/{version} {status} {_reason(status)}\r\n{fields}\r\n".encode("latin-1"))
 
     def stall(self, until: threading.Event) -> None:
         """Sends nothing until the event is set (the server sets it when it stops)."""
@@ -98,26 +105,26 @@ class Connection:
     def wait_until_gone(self) -> None:
         """Returns when the client has closed or reset, or the server stops; drops what the client sends."""
         try:
-            while self._socket.recv(SEND_BYTES):
+            while self.peer.recv(SEND_BYTES):
                 pass
         except ConnectionError:
             pass
 
     def reset(self) -> None:
         """Ends the connection with a TCP reset: bytes not yet read by the client may be lost to it."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
     def close(self) -> None:
         """Ends the connection in order (FIN)."""
         self.closed = True
         self._stream.close()
-        self._socket.close()
+        self.peer.close()
 
     def shut_down(self) -> None:
         """Wakes whatever waits on the connection, from any thread."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self.peer.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it is closed already
 
@@ -176,6 +183,14 @@ class RawServer:
                 raise ServerError(f"{len(self.requests)} requests came in {deadline_s} s, not {count}")
             return list(self.requests)
 
+    def drop(self) -> None:
+        """Closes the connections that are open; returns when they are gone."""
+        with self._changed:
+            connections = dict(self._open)
+        for connection, thread in connections.items():
+            connection.shut_down()
+            thread.join(JOIN_DEADLINE_S)
+
     def hold(self, event: threading.Event) -> None:
         """Remembers an event that a handler waits for, to set it when the server stops."""
         with self._changed:
@@ -213,7 +228,7 @@ class RawServer:
             except OSError:
                 return  # the context ends
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, peer, self.connections)
+            connection = self._connected(peer)
             thread = threading.Thread(
                 target=self._serve, args=(connection,), name="raw-connection", daemon=True
             )
@@ -222,16 +237,24 @@ class RawServer:
                 self._open[connection] = thread
             thread.start()
 
+    def _connected(self, peer: socket.socket) -> Connection:
+        """Returns the connection to a client that was accepted; a server over more than TCP has its own."""
+        return Connection(self, peer, self.connections)
+
+    def _talk(self, connection: Connection) -> None:
+        """Serves a connection until it ends, on its thread."""
+        while not connection.closed and not self._stopping:
+            read = connection.read_request()
+            if read is None:
+                break
+            request = self._record(read)
+            self._handler(request, connection)
+            if request.headers.get("connection", "").lower() == "close":
+                break
+
     def _serve(self, connection: Connection) -> None:
         try:
-            while not connection.closed and not self._stopping:
-                read = connection.read_request()
-                if read is None:
-                    break
-                request = self._record(read)
-                self._handler(request, connection)
-                if request.headers.get("connection", "").lower() == "close":
-                    break
+            self._talk(connection)
         except OSError:
             pass  # the client went away, or the context ends
         except BaseException as error:  # noqa: BLE001 (raised again by __exit__)
