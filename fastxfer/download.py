@@ -50,16 +50,16 @@ from fastxfer.plan.response import (
     Unsatisfiable,
     Verdict,
     Whole,
-    judge,
 )
 from fastxfer.progress.snapshot import Progress, chunk_cells
-from fastxfer.refreshing import ask as ask_for_url
+from fastxfer.refreshing import Renewal
 from fastxfer.results import FetchResult
 from fastxfer.safekeeping import Found, Safekeeping
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage.disk import DiskThread
 from fastxfer.storage.part_file import Partials
 from fastxfer.storage.paths import Target, resolve_target
+from fastxfer.subject import Subject
 
 TICK_S = 0.1
 REFILL_S = 0.02
@@ -92,17 +92,14 @@ class Download:
         self._keeping = Safekeeping(self.target, self.original, options)
         self._lanes = Lanes(options)
         self._scheduler = self._new_scheduler()
-        self._identity: Identity | None = None  # of the object that is being fetched
+        self._subject = Subject(options)
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
         self._pending: tuple[Exchange, FastxferError | None] | None = None
         self._ending: FastxferError | None = None
         self._restart: str | None = None
         self._discard = False
         self._paused = False
-        self._etags_differ = False  # from answer to answer, and the checksum is to decide
-        self._strict = False  # it did not hold: an ETag that differs is of another object again
-        self._refreshing = False
-        self._refreshed_at: int | None = None  # how much was in place by then
+        self._renewal = Renewal(options.refresh)
         self._front = 0
         self._meter = RateMeter()
         self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
@@ -190,9 +187,10 @@ class Download:
             return
         self._mode = "probing"
         left = self._keeping.left
+        self._subject.left = left.checkpoint.identity if left is not None else None
         self._resumed = self._keeping.left_bytes()
         if left is not None and left.ledger.complete:
-            identity = self._identity = left.checkpoint.identity
+            identity = self._subject.identity = left.checkpoint.identity
             self._mode = "opening"
             self._on_disk(lambda: self._open_storage(identity), self._already_complete)
             return
@@ -255,26 +253,14 @@ class Download:
         self._send(lane)
 
     def _send(self, lane: Lane) -> None:
-        known = self._known()
-        if_range = known.strong_etag if known is not None and not self._ignores_etag else None
         lane.writing = lane.held = False
         lane.verdict, lane.failure = None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.exchange.writer.refuse()
         self._requests += 1
         lane.source = self.source
-        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, if_range), self)
+        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, self._subject.if_range), self)
         lane.out = True
-
-    @property
-    def _ignores_etag(self) -> bool:
-        return self.options.ignore_etag or self._etags_differ
-
-    def _known(self) -> Identity | None:
-        if self._identity is not None:
-            return self._identity
-        left = self._keeping.left
-        return left.checkpoint.identity if left is not None else None
 
     # ---- answers ----
 
@@ -282,15 +268,7 @@ class Download:
         """See `Listener.head`: inside libcurl, so only the writer's mode is set and the rest handed on."""
         lane = self._lanes.of(exchange.slot, self.source)[0]
         try:
-            verdict = judge(
-                lane.asked,
-                self._known(),
-                head.status,
-                head.headers,
-                ignore_etag=self._ignores_etag,
-                now_epoch_s=time.time(),
-            )
-            lane.verdict = verdict
+            lane.verdict = verdict = self._subject.judge(lane.asked, head)
             if isinstance(verdict, Partial | Whole):
                 self._take(lane, verdict)
             else:
@@ -325,7 +303,7 @@ class Download:
         if isinstance(verdict, Partial):
             start, stop = verdict.start, verdict.stop
         else:
-            size = self._identity.size if self._identity is not None else None
+            size = self._subject.size
             start, stop = 0, ENDLESS if size is None else size
         lane.exchange.writer.begin(start, stop, self._keeping.partials.get(start, 0))
         lane.writing, lane.held = True, False
@@ -342,6 +320,7 @@ class Download:
         identity = verdict.identity
         if isinstance(verdict, Whole) and self._keeping.left is not None:
             self._keeping.drop_left("the server does not send ranges any more")
+            self._subject.left = None
             self._resumed = 0
         self._on_disk(lambda: self._open_storage(identity), lambda how: self._opened(lane, verdict, how))
 
@@ -368,7 +347,7 @@ class Download:
             self._engine.abort(lane.exchange)
             self._settle(self._nothing_to_do(Found(verdict.identity)))
             return
-        self._identity = verdict.identity
+        self._subject.identity = verdict.identity
         self.source = replace(self.source, redirects=0)
         for each in self._lanes:
             keeping.attach(each.exchange.writer)
@@ -412,8 +391,8 @@ class Download:
             self._maybe_go_on()
             return
         failure = lane.failure
-        if isinstance(failure, AuthError) and self._may_refresh(lane, failure):
-            self._refresh(failure)
+        if isinstance(failure, AuthError) and self._may_renew(lane, failure):
+            self._renew(failure)
             self._feed(plan.Ended(lane.exchange.slot, pos))
             return
         if failure is None and lane.verdict is not None and not isinstance(lane.verdict, Partial | Whole):
@@ -471,24 +450,12 @@ class Download:
                     return error
                 lane.doubt = error  # the object may be a smaller one now
                 self._send(lane)
-            case Changed(reason, new) if self._only_the_etag(new):
+            case Changed(reason, new) if self._subject.let_the_checksum_decide(new):
                 self._keeping.notes.append(f"the checksum decides: {reason}")
-                self._etags_differ = True
                 self._send(lane)
             case Changed(reason, _):
                 self._changed(reason)
         return None
-
-    def _only_the_etag(self, new: Identity) -> bool:
-        """Returns whether an ETag may differ from node to node: everything else is as known, and a checksum
-        will tell.
-        """
-        known = self._known()
-        may = self.options.checksum and self.options.on_change == "restart" and not self._strict
-        if not may or known is None:
-            return False
-        same = known.size == new.size and known.last_modified == new.last_modified
-        return same and new.size is not None and new.last_modified is not None
 
     def _changed(self, reason: str) -> None:
         if self.options.on_change == "fail":
@@ -516,7 +483,8 @@ class Download:
             self._settle()
         elif self._restart is not None:
             self._keeping.notes.append(f"started again: {self._restart}")
-            self._restart, self._identity = None, None
+            self._restart = None
+            self._subject.forget()
             self._retries += self._scheduler.retries
             self._resumed, self._front = 0, 0
             self._keeping.start_over()
@@ -531,32 +499,22 @@ class Download:
 
     # ---- a URL that expired ----
 
-    def _may_refresh(self, lane: Lane, refused: AuthError) -> bool:
-        """Returns whether the caller is to be asked for a new URL: once for all requests, and again only
-        after bytes came with it. What a redirect led to is not the caller's.
-        """
-        if self.options.refresh is None or refused.status == 407 or lane.source.url != self.original.url:
-            return False
-        return self._refreshing or self._refreshed_at is None or self._done_bytes() > self._refreshed_at
+    def _may_renew(self, lane: Lane, refused: AuthError) -> bool:
+        """Returns whether a new URL of the caller's may help; what a redirect led to is not the caller's."""
+        return lane.source.url == self.original.url and self._renewal.may_help(refused, self._done_bytes())
 
-    def _refresh(self, refused: AuthError) -> None:
-        if self._refreshing:
-            return
-        assert self.options.refresh is not None
-        self._refreshing = True
-        self._feed(plan.Pause())
-        ask_for_url(
-            self.options.refresh, refused, lambda answer: self._on_engine(lambda: self._refreshed(answer))
-        )
+    def _renew(self, refused: AuthError) -> None:
+        if not self._renewal.asking:
+            self._feed(plan.Pause())
+            self._renewal.begin(refused, lambda answer: self._on_engine(lambda: self._renewed(answer)))
 
-    def _refreshed(self, answer: str | AuthError) -> None:
+    def _renewed(self, answer: str | AuthError) -> None:
         if self._mode in ("settling", "over") or self._ending is not None:
             return
         if isinstance(answer, AuthError):
             raise answer
         self.original = self.source = HttpSource.of(answer, self.options)
-        self._refreshing = False
-        self._refreshed_at = self._done_bytes()
+        self._renewal.came(self._done_bytes())
         if not self._paused:
             self._feed(plan.Resume())
 
@@ -604,15 +562,14 @@ class Download:
     def _state(self) -> str:
         if self._paused:
             return "paused"
-        if self._refreshing:
+        if self._renewal.asking:
             return "waiting"
         resting = self._scheduler.active == 0 and self._scheduler.last_error is not None
         return "waiting" if resting else "running"
 
     def _publish_progress(self) -> None:
         ledger = self._keeping.ledger
-        known = self._known()
-        size = known.size if known is not None else None
+        size = self._subject.size
         done = self._done_bytes()
         rate = self._meter.rate
         self.progress = Progress(
@@ -630,7 +587,7 @@ class Download:
         )
 
     def _note(self) -> str:
-        if self._refreshing:
+        if self._renewal.asking:
             return "asking for a new URL"
         error = self._scheduler.last_error
         return f"trying again: {error}" if error is not None else ""
@@ -665,7 +622,7 @@ class Download:
             return
         self._paused = False
         self._meter = RateMeter()
-        if not self._refreshing:
+        if not self._renewal.asking:
             self._feed(plan.Resume())
         self._publish_progress()
 
@@ -713,7 +670,8 @@ class Download:
                 lambda _: self._finished(None, failure),
             )
         else:
-            identity, resumed = self._identity or Identity(), self._resumed > 0 or self._etags_differ
+            identity = self._subject.identity or Identity()
+            resumed = self._resumed > 0 or self._subject.etags_differ
             self._on_disk(
                 lambda: self._keeping.complete(identity, resumed=resumed, url=self.original.display),
                 self._completed,
@@ -731,7 +689,7 @@ class Download:
             self._finished(self._result(outcome), None)
             return
         self._mode = "ranged"
-        self._etags_differ, self._strict = False, True
+        self._subject.checksum_failed()
         self._start_clocks()
         self._begin_again(outcome)
 

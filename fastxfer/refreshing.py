@@ -10,6 +10,34 @@ from fastxfer.errors import AuthError
 from fastxfer.options import Refresh
 
 COMMAND_S = 60.0
+_PROXY = 407
+
+
+class Renewal:
+    """Whether the caller may be asked for a new URL: once for all requests, and again only after bytes came
+    with it. Of the engine's thread.
+    """
+
+    def __init__(self, refresh: Refresh | None) -> None:
+        self._refresh = refresh
+        self._done: int | None = None  # how much was in place when the last one came
+        self.asking = False
+
+    def may_help(self, refused: AuthError, done: int) -> bool:
+        """Returns whether a new URL may help against a refusal; `done` bytes are in place."""
+        if self._refresh is None or refused.status == _PROXY:
+            return False
+        return self.asking or self._done is None or done > self._done
+
+    def begin(self, refused: AuthError, then: Callable[[str | AuthError], object]) -> None:
+        """Asks the caller; see `ask`."""
+        assert self._refresh is not None
+        self.asking = True
+        ask(self._refresh, refused, then)
+
+    def came(self, done: int) -> None:
+        """Notes that there is a new URL."""
+        self.asking, self._done = False, done
 
 
 def ask(refresh: Refresh, refused: AuthError, then: Callable[[str | AuthError], object]) -> None:

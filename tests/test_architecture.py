@@ -24,6 +24,7 @@ ROOM_OF = {
     "fastxfer.lanes": "drivers",
     "fastxfer.safekeeping": "drivers",
     "fastxfer.refreshing": "drivers",
+    "fastxfer.subject": "drivers",
     "fastxfer.probing": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
