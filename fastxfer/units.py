@@ -6,7 +6,8 @@ import math
 import re
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+_MAX_TEXT = 100
 
 MAX_SIZE = 2**63 - 1
 
@@ -21,15 +22,17 @@ def parse_size(text: int | str) -> int:
     if isinstance(text, int):
         size = text
     else:
-        match = _SIZE.match(text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f"{text!r} is not a size: write bytes or a number with K, M, G or T, such as 8M")
+        match = _SIZE.fullmatch(text.strip()[: _MAX_TEXT + 1]) if isinstance(text, str) else None
+        if match is None or len(match[0]) > _MAX_TEXT:
+            raise ValueError(
+                f"{repr(text)[:80]} is not a size: write bytes or a number with K, M, G or T, such as 8M"
+            )
         number, unit = match.groups()
         factor = 1024 ** _UNITS[unit.upper()]
         whole, _, fraction = number.partition(".")
         size = int(whole) * factor + (int(float(f"0.{fraction}") * factor) if fraction else 0)
     if not 0 <= size <= MAX_SIZE:
-        raise ValueError(f"{text!r} is not a size: it must be from 0 to 2**63 - 1 bytes")
+        raise ValueError(f"{repr(text)[:80]} is not a size: it must be from 0 to 2**63 - 1 bytes")
     return size
 
 

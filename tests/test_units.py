@@ -61,12 +61,19 @@ def test_a_size_is_read(text: int | str, size: int) -> None:
         ),
         *(-1, 2**63, True, False, None, 1.5, [], b"8M"),
         *("8192P", "9" * 30, "9" * 400 + ".5", "9" * 5000, "1K\x00"),
+        *("\u0661\u0662", "1\u212a"),  # digits, and a K, that are not ASCII
     ],
     ids=lambda text: ascii(text)[:20],
 )
 def test_what_is_no_size_is_refused(text: Any) -> None:
     with pytest.raises(ValueError):
         parse_size(text)
+
+
+def test_a_long_text_is_refused_at_once_and_not_repeated() -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_size("1" + " " * 10**6 + "x")
+    assert len(str(caught.value)) < 300
 
 
 @given(st.integers(0, MAX_SIZE))
