@@ -162,6 +162,21 @@ def _text(value: Any) -> str | None:
     return text
 
 
+def _file(value: Any) -> str | None:
+    text = _text(value)
+    if text is not None and not _is_utf8(text, "surrogateescape"):
+        raise ValueError("must be the name of a file")
+    return text
+
+
+def _is_utf8(text: str, errors: str = "strict") -> bool:
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _proxy(value: Any) -> str | None:
     text = _text(value)
     if not text:
@@ -169,6 +184,7 @@ def _proxy(value: Any) -> str | None:
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and _is_utf8(text)
     except ValueError:
         usable = False
     if not usable:
@@ -220,7 +236,7 @@ def _auth(value: Any) -> tuple[str, str] | None:
             raise ValueError("must be 'user:password'")
     else:
         user, password = ("" if part is None else str(part) for part in value)
-    if ":" in user or _CONTROL.search(user + password):
+    if ":" in user or _CONTROL.search(user + password) or not _is_utf8(user + password):
         raise ValueError("must be a user without a colon and a password, both without control characters")
     return user, password
 
@@ -229,9 +245,9 @@ def _client_cert(value: Any) -> tuple[str, str | None] | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return value, None
-    cert, key = value
-    return str(cert), str(key)
+        return _file(value) or "", None
+    cert, key = map(_file, value)
+    return cert or "", key
 
 
 def parse_checksum(value: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
@@ -343,7 +359,7 @@ class TransferOptions:
         _proxy, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
     )
     ca_bundle: str | None = _option(
-        _text, None, "file with the certificate authorities to trust", metavar="FILE"
+        _file, None, "file with the certificate authorities to trust", metavar="FILE"
     )
     client_cert: tuple[str, str | None] | None = _option(
         _client_cert, None, "client certificate (PEM, with its key)", metavar="FILE"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -85,6 +86,17 @@ def test_a_large_object_arrives_whole(
     assert result.verified == "checksum"
     assert result.checksums["sha256"] == thing.sha256 == sha256(out)
     out.unlink()
+
+
+def test_the_certificate_authoritys_file_may_have_any_name(
+    nginx: Nginx, objects: Objects, tmp_path: Path
+) -> None:
+    thing = objects.make(MIB)
+    for name in (b"\xc3\xa9.pem", b"\xff.pem"):  # UTF-8, and what is not
+        bundle = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+        shutil.copy(nginx.ca, bundle)
+        fastxfer.fetch(nginx.url(thing.name, tls=True), tmp_path / "out", ca_bundle=bundle, exists="replace")
+        assert sha256(tmp_path / "out") == thing.sha256
 
 
 def test_http2_over_tls_uses_one_connection(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,16 +127,16 @@ class Exchange:
             easy.setopt(pycurl.SSL_VERIFYPEER, 0)
             easy.setopt(pycurl.SSL_VERIFYHOST, 0)
         if options.ca_bundle is not None:
-            easy.setopt(pycurl.CAINFO, options.ca_bundle)
+            easy.setopt(pycurl.CAINFO, os.fsencode(options.ca_bundle))
         if options.client_cert is not None and self._shows_cert:
             certificate, key = options.client_cert
-            easy.setopt(pycurl.SSLCERT, certificate)
+            easy.setopt(pycurl.SSLCERT, os.fsencode(certificate))
             if key is not None:
-                easy.setopt(pycurl.SSLKEY, key)
+                easy.setopt(pycurl.SSLKEY, os.fsencode(key))
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opens)
         easy.setopt(pycurl.PREREQFUNCTION, self._connected)
         if options.proxy is not None:
-            easy.setopt(pycurl.PROXY, options.proxy)
+            easy.setopt(pycurl.PROXY, options.proxy.encode())
         if options.netrc:
             easy.setopt(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
 

@@ -69,6 +69,10 @@ class HttpSource:
         if _CONTROL.search(url.strip()):
             raise OptionError("the URL has a space or a control character in it: percent-encode it")
         try:
+            url.encode()
+        except UnicodeEncodeError as error:
+            raise OptionError("the URL has a character that UTF-8 cannot express") from error
+        try:
             parts = urlsplit(url.strip())
             port = parts.port
         except ValueError:  # its text may quote what stands there, a password too
@@ -87,11 +91,8 @@ class HttpSource:
         netloc = f"{host}:{port}" if port is not None else host
         # What is not ASCII is sent percent-encoded in UTF-8 (RFC 3987 section 3.1); what is encoded already
         # stays as it is.
-        try:
-            path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-            query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
-        except UnicodeEncodeError as error:
-            raise OptionError("the URL has a character that UTF-8 cannot express") from error
+        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
         clean = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
         return cls(clean, origin(clean), options, credentials, options.headers)
 
