@@ -206,7 +206,7 @@ def _from_json(value: Any) -> dict[str, Any]:
 
 def _number(value: Any, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{value!r} is not a number from {least} to {most}")
+        raise ValueError(f"{repr(value)[:40]} is not a number from {least} to {most}")
     return value
 
 
@@ -219,6 +219,7 @@ def _hex64(value: Any) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")
+    value.encode()  # half of a surrogate pair is a UnicodeEncodeError, a ValueError
     return value
 
 

@@ -406,6 +406,7 @@ def test_a_description_that_is_no_object_is_refused(text: bytes) -> None:
         {"size": MAX_CHUNKS + 1, "chunk_size": 1},
         {"url": None},
         {"url": 7},
+        {"url": "half of a pair: \ud800"},
         {"url_sha256": ["a"]},
         {"etag": 7},
         {"last_modified": {}},
