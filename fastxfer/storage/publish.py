@@ -129,8 +129,19 @@ def is_unchanged(target: Target, remote: Identity, *, ignore_etag: bool = False)
 
 def _kept_etag(fd: int, mtime: float) -> str | None:
     try:
-        value = json.loads(os.getxattr(fd, XATTR))
-    except (OSError, ValueError, RecursionError):
+        record = os.getxattr(fd, XATTR)
+    except OSError:
+        return None
+    return etag_of_record(record, mtime)
+
+
+def etag_of_record(record: bytes, mtime: float) -> str | None:
+    """Returns the ETag that a record of `make_record` holds for a file of this mtime, or None; it is outside
+    input.
+    """
+    try:
+        value = json.loads(record)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("etag"), str):
         return None
