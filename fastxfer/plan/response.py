@@ -156,15 +156,20 @@ def difference(known: Identity, new: Identity, *, ignore_etag: bool = False) -> 
     if known.size is not None and new.size is not None and known.size != new.size:
         return f"its size is {new.size} now, it was {known.size}"
     if not ignore_etag and known.etag is not None and new.etag is not None and _opaque(known) != _opaque(new):
-        return f"its ETag is {new.etag[:80]} now, it was {known.etag[:80]}"
+        return f"its ETag is {_shown(new.etag)} now, it was {_shown(known.etag)}"
     if known.last_modified and new.last_modified and known.last_modified != new.last_modified:
-        return f"it was modified on {new.last_modified[:40]}, not on {known.last_modified[:40]}"
+        return f"it was modified on {_shown(new.last_modified)}, not on {_shown(known.last_modified)}"
     return None
 
 
 def identity_of(headers: Headers, size: int | None) -> Identity:
     """Returns the identity that an answer's fields tell (RFC 9110 sections 8.8.2 and 8.8.3)."""
     return Identity(size, headers.get("etag") or None, headers.get("last-modified") or None)
+
+
+def _shown(text: str) -> str:
+    # The server's own words, cut short and without what could drive a terminal.
+    return "".join(each if each.isprintable() else "?" for each in text[:80])
 
 
 def _opaque(identity: Identity) -> str:
