@@ -11,8 +11,13 @@ Span = tuple[int, int]
 """A half-open range of bytes, start <= stop."""
 
 _CONTENT_RANGE = re.compile(
-    r"^bytes\s+(?:(\d{1,19})\s*-\s*(\d{1,19})|\*)\s*/\s*(\d{1,19}|\*)$", re.IGNORECASE | re.ASCII
+    r"_bytes[ \t]+(?:(\d{1,19})_-_(\d{1,19})|\*)_/_(\d{1,19}|\*)_".replace("_", r"[ \t]*"),
+    re.IGNORECASE | re.ASCII,
 )
+_RANGE = re.compile(
+    r"bytes[ \t]+(?:(\d{1,19})[ \t]*-[ \t]*(\d{1,19})|\*)[ \t]*/[ \t]*(\d{1,19}|\*)", re.IGNORECASE | re.ASCII
+)
+_RANGE = re.compile(r"\s*bytes\s*=(.*)", re.IGNORECASE | re.ASCII)
 _RANGE_SPEC = re.compile(r"^(\d{0,19})-(\d{0,19})$", re.ASCII)
 _LIMIT = 2**63 - 1
 
@@ -43,7 +48,7 @@ def parse_content_range(value: str) -> ContentRange:
     Raises ValueError for another unit, a last position before the first, a total not over the last, or
     numbers of 2**63 and over.
     """
-    match = _CONTENT_RANGE.match(value.strip())
+    match = _CONTENT_RANGE.fullmatch(value)
     if match is None:
         raise ValueError(f"{value[:80]!r} is not a Content-Range in bytes")
     first, last, total_text = match.groups()
@@ -67,11 +72,11 @@ def parse_range(value: str, size: int) -> list[Span] | None:
     All forms are read: `a-b`, `a-`, `-n`, and several with commas. An empty list means that nothing can be
     satisfied (416); None that the field is invalid or of another unit, and is to be ignored (200).
     """
-    unit, equals, specs = value.partition("=")
-    if not equals or unit.strip().lower() != "bytes":
+    field = _RANGE.fullmatch(value)
+    if field is None:
         return None
     spans: list[Span] = []
-    for spec in specs.split(","):
+    for spec in field[1].split(","):
         match = _RANGE_SPEC.match(spec.strip())
         if match is None or not (match[1] or match[2]):
             return None

@@ -14,9 +14,10 @@ class RateMeter:
 
     def __init__(self, time_constant_s: float = 3.0) -> None:
         self._tau = time_constant_s
-        self._last: tuple[int, float] | None = None
-        self._weight = 0.0
-        self._value = 0.0
+        self._begin(None)
+
+    def _begin(self, last: tuple[int, float] | None) -> None:
+        self._last, self._weight, self._value = last, 0.0, 0.0
 
     @property
     def rate(self) -> float:
@@ -28,7 +29,7 @@ class RateMeter:
         measuring anew.
         """
         if self._last is None or total < self._last[0] or now < self._last[1]:
-            self._last, self._weight, self._value = (total, now), 0.0, 0.0
+            self._begin((total, now))
             return 0.0
         elapsed = now - self._last[1]
         if elapsed <= 0:

@@ -9,6 +9,7 @@ object than the known one). Everything else raises a typed error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -25,6 +26,10 @@ from fastxfer.errors import (
 from fastxfer.plan.ranges import ContentRange, Span, parse_content_range
 from fastxfer.plan.retry import parse_retry_after
 
+_MULTIPART = re.compile(r"multipart/byteranges", re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_STRONG_ETAG = re.compile(r"(?!W/)[\x20-\x7e\x80-\xff]+")  # RFC 9110 section 8.8.3, and what is not quoted
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -38,8 +43,10 @@ class Identity:
 
     @property
     def strong_etag(self) -> str | None:
-        """The ETag if it is a strong one (RFC 9110 section 8.8.1), which alone may stand in If-Range."""
-        return self.etag if self.etag is not None and not self.etag.startswith("W/") else None
+        """The ETag if it is a strong one (RFC 9110 section 8.8.1), which alone may stand in If-Range, and a
+        field can hold it: it may come from a file, with anything in it.
+        """
+        return self.etag if self.etag is not None and _STRONG_ETAG.fullmatch(self.etag) else None
 
     @property
     def has_validator(self) -> bool:
@@ -48,18 +55,20 @@ class Identity:
 
 
 class Headers:
-    """The header fields of one answer, in order; names without regard to case (RFC 9110 section 5.1)."""
+    """The header fields of one answer, in order. Servers write the names in any case (RFC 9110 section 5.1),
+    who asks for a field writes its name in lower case.
+    """
 
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields: dict[str, list[str]] = {}
         for name, value in fields:
-            self._fields.setdefault(name.lower(), []).append(value.strip())
+            self._fields.setdefault(name.lower(), []).append(value.strip(" \t"))
 
     def all(self, name: str) -> list[str]:
         """Returns every value of a field, in order."""
-        return self._fields.get(name.lower(), [])
+        return self._fields.get(name, [])
 
     def get(self, name: str) -> str | None:
         """Returns the field's value, the first one when it was sent more than once, or None."""
@@ -122,7 +131,7 @@ def judge(
     headers: Headers,
     *,
     ignore_etag: bool = False,
-    now_epoch_s: float = 0.0,
+    now_epoch_s: float,
 ) -> Verdict:
     """Returns what an answer means.
 
@@ -137,7 +146,7 @@ def judge(
     if status == 200:
         return _whole(asked, known, headers, ignore_etag)
     if status == 416 and asked is not None:
-        return _unsatisfiable(known, headers, ignore_etag)
+        return _unsatisfiable(known, headers)
     if status == 400 and asked is not None:
         # So does webfs refuse a range that ends past the end of the object.
         first = NotRanged(f"the server answered {_phrase(status)} to the first range")
@@ -155,7 +164,7 @@ def difference(known: Identity, new: Identity, *, ignore_etag: bool = False) -> 
     """
     if known.size is not None and new.size is not None and known.size != new.size:
         return f"its size is {new.size} now, it was {known.size}"
-    if not ignore_etag and known.etag is not None and new.etag is not None and _opaque(known) != _opaque(new):
+    if not ignore_etag and known.etag and new.etag and _opaque(known.etag) != _opaque(new.etag):
         return f"its ETag is {_shown(new.etag)} now, it was {_shown(known.etag)}"
     if known.last_modified and new.last_modified and known.last_modified != new.last_modified:
         return f"it was modified on {_shown(new.last_modified)}, not on {_shown(known.last_modified)}"
@@ -172,15 +181,15 @@ def _shown(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text[:80])
 
 
-def _opaque(identity: Identity) -> str:
-    return (identity.etag or "").removeprefix("W/")
+def _opaque(etag: str) -> str:
+    return etag.removeprefix("W/")
 
 
 def _compare(known: Identity | None, new: Identity, headers: Headers, ignore_etag: bool) -> Changed | None:
     if known is None:
         return None
     told = new
-    if not ignore_etag and new.etag and _opaque(known) == _opaque(new):
+    if not ignore_etag and known.etag and new.etag and _opaque(known.etag) == _opaque(new.etag):
         # Of an object from the future a server tells the time of the answer, another one each time (RFC 9110
         # section 8.8.2.1): it says nothing against an equal ETag.
         told = replace(new, last_modified=_not_now(new.last_modified, headers))
@@ -202,7 +211,7 @@ def _content_length(headers: Headers) -> int | None:
         # Two framings that may differ: a sign of smuggling (RFC 9112 section 6.3).
         raise BadResponseError("the answer has both a Content-Length and a Transfer-Encoding")
     text = values.pop()
-    if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 2**63:
+    if _LENGTH.fullmatch(text) is None or int(text) >= 2**63:
         raise BadResponseError(f"the answer has an impossible Content-Length, {text[:40]!r}")
     return int(text)
 
@@ -227,11 +236,8 @@ def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignor
     if asked is None:
         raise RangeError("the server answered 206 to a request without a Range")
     _refuse_coding(headers)
-    content_type = (headers.get("content-type") or "").lower()
-    if content_type.startswith("multipart/byteranges"):
-        raise RangeError(
-            "the server answered one range with multipart/byteranges"
-        )  # RFC 9110 section 15.3.7.2
+    if any(_MULTIPART.match(value) for value in headers.all("content-type")):  # RFC 9110 section 15.3.7.2
+        raise RangeError("the server answered one range with multipart/byteranges")
     content_range = _one_content_range(headers)
     if content_range.span is None:
         raise RangeError("the server answered 206 with the Content-Range of a 416")
@@ -290,16 +296,14 @@ def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_
     return _compare(known, identity, headers, ignore_etag) or Whole(identity)
 
 
-def _unsatisfiable(known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
-    total = None
-    values = headers.all("content-range")
-    if len(values) == 1:
-        try:
-            total = parse_content_range(values[0]).total
-        except ValueError:
-            total = None
+def _unsatisfiable(known: Identity | None, headers: Headers) -> Verdict:
+    try:
+        total = _one_content_range(headers).total
+    except RangeError:
+        total = None  # it need not tell (RFC 9110 section 15.5.17)
     identity = Identity(total)  # the validators of a 416 are those of its error page
-    return _compare(known, identity, headers, ignore_etag) or Unsatisfiable(identity)
+    reason = difference(known, identity) if known is not None else None
+    return Changed(reason, identity) if reason is not None else Unsatisfiable(identity)
 
 
 def _phrase(status: int) -> str:

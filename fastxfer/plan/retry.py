@@ -29,7 +29,7 @@ def parse_retry_after(value: str | None, now_epoch_s: float) -> float | None:
         return None
     text = value.strip()
     if text.isascii() and text.removeprefix("-").isdigit():
-        seconds = float(text[:20])
+        seconds = float(text)
     else:
         try:
             date = parsedate_to_datetime(text)

@@ -39,6 +39,11 @@ def test_without_a_wish_a_chunk_is_a_power_of_two_and_chunks_are_few(size: int) 
     assert chunk <= LARGE_CHUNK or size > LARGE_CHUNK * FEW_CHUNKS
 
 
+def test_a_wish_of_exactly_the_most_chunks_holds() -> None:
+    assert chunk_size_for(1000 * MOST_CHUNKS, 1000) == 1000
+    assert chunk_size_for(1000 * MOST_CHUNKS + 1, 1000) == 2000
+
+
 @given(sizes, st.integers(1, 5 * GIB))
 def test_a_wish_holds_unless_it_makes_too_many_chunks(size: int, wish: int) -> None:
     chunk = chunk_size_for(size, wish)

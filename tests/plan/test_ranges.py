@@ -55,6 +55,7 @@ def test_an_empty_or_negative_range_cannot_be_asked_for(start: int, stop: int) -
         ("bytes */47022", None, 47022),
         ("bytes */0", None, 0),
         (f"bytes 0-0/{EDGE}", (0, 1), EDGE),
+        (f"bytes 0-{EDGE - 1}/*", (0, EDGE), None),
     ],
 )
 def test_a_content_range_is_taken_apart(field: str, span: Span | None, total: int | None) -> None:
@@ -69,6 +70,10 @@ def test_a_content_range_is_taken_apart(field: str, span: Span | None, total: in
         "bytes */*",
         "bytes 0-0",
         "bytes 9-5/10",
+        "bytes 5-4/10",
+        "bytes\x0b0-9/10",
+        "bytes 0-9/10\n",
+        "\xa0bytes 0-9/10",
         "bytes 0-10/10",
         "bytes 0-9/5",
         "bytes -5-9/10",
@@ -126,6 +131,7 @@ def test_what_is_asked_and_answered_in_full_is_read_back(start: int, length: int
         ("bytes=0-1, 4-5,-1", 10, [(0, 2), (4, 6), (9, 10)]),
         ("BYTES = 1-1", 10, [(1, 2)]),
         ("items=0-4", 10, None),
+        ("bytes=0-1=2", 10, None),
         ("bytes", 10, None),
         ("bytes=", 10, None),
         ("bytes=-", 10, None),
@@ -143,6 +149,24 @@ def test_subtracting_a_hole_leaves_exactly_what_is_outside(present: set[int], ho
     left = ranges.subtract(spans_of(present), hole)
     assert cells_of(left) == sorted(present - set(range(*hole)))
     assert all(start < stop for start, stop in left)
+
+
+def test_a_content_range_that_is_refused_is_quoted_cut_short() -> None:
+    for field in (
+        "bytes 0-9/" + "9" * 200,
+        "bytes 0-9" + " " * 200 + f"/{2**63}",
+        "bytes 9-5" + " " * 200 + "/9",
+    ):
+        with pytest.raises(ValueError) as caught:
+            parse_content_range(field)
+        assert f"{field[:80]!r} " in str(caught.value)
+    with pytest.raises(ValueError, match=r"^a Content-Range of \*/\* says nothing$"):
+        parse_content_range("bytes */*")
+
+
+@given(cells, st.integers(0, UNIVERSE))
+def test_an_empty_hole_takes_nothing_and_splits_nothing(present: set[int], at: int) -> None:
+    assert ranges.subtract(spans_of(present), (at, at)) == spans_of(present)
 
 
 @given(cells, span)

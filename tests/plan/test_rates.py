@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,18 @@ def test_the_rate_follows_a_change_within_a_few_time_constants() -> None:
             total, now = total + rate // 10, now + 0.1
             meter.update(total, now)
         assert meter.rate == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize("time_constant_s", [None, 1.0, 10.0])
+def test_of_a_change_63_percent_shows_after_a_time_constant(time_constant_s: float | None) -> None:
+    meter = RateMeter() if time_constant_s is None else RateMeter(time_constant_s)
+    tau = time_constant_s or 3.0
+    total, now = 0, 0.0
+    for _ in range(2000):  # twenty time constants of 1000 bytes a second
+        total, now = total + int(10 * tau), now + 0.01 * tau
+        meter.update(total, now)
+    assert meter.rate == pytest.approx(1000, rel=1e-3)
+    assert meter.update(total, now + tau) == pytest.approx(1000 * math.exp(-1), rel=1e-3)
 
 
 def test_a_stall_lets_the_rate_fall() -> None:
@@ -79,6 +93,12 @@ def test_a_bucket_begins_empty_and_fills_to_a_burst() -> None:
     assert bucket.refill(0, 5.0) == 0
     assert bucket.refill(0, 5.01) == pytest.approx(10_000, abs=1)
     assert bucket.refill(0, 99.0) == bucket.burst == 1_000_000 * BURST_S
+
+
+def test_the_slowest_rate_still_lets_a_byte_pass() -> None:
+    bucket = TokenBucket(1, 0.0)
+    assert bucket.burst == 1
+    assert bucket.refill(0, 100.0) == 1
 
 
 def test_what_was_overdrawn_is_paid_back_first() -> None:
