@@ -1,5 +1,5 @@
-# One command each: demo, test, soak, check, format, bench, dist, clean. All happens in .venv, which is made when needed
-# and made anew from its stamps when the C, the Cython or the project file change.
+# One command each: demo, test, soak, fuzz, mutate, check, format, bench, dist, clean. All happens in .venv, which is
+# made when needed and made anew from its stamps when the C, the Cython or the project file change.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ BUILD_INPUTS := pyproject.toml setup.py $(wildcard src_c/*.[ch] fastxfer/_native
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak check format bench dist clean
+.PHONY: demo test soak fuzz mutate check format bench dist clean
 
 demo: .venv/.ready
 	$(BIN)/fastxfer demo
@@ -20,6 +20,18 @@ test: .venv/.ready-test
 soak: .venv/.ready-test
 	.ci/install-packages test
 	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/test_resume.py
+
+# Every reader of outside input for FUZZ_SECONDS, or only those named by FUZZ_TARGETS; findings become tests.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/.ready-test
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]' || echo "no atheris for this Python"
+	$(BIN)/python -m tests.fuzz.long $(FUZZ_TARGETS) --seconds $(FUZZ_SECONDS)
+
+# The plan with a thousand small errors, one at a time: which of them do its tests notice?
+mutate: .venv/.ready-test
+	$(BIN)/python -m pip install --quiet --editable '.[mutate]'
+	rm -rf mutants
+	$(BIN)/python -m tests.mutation
 
 check: .venv/.ready-test
 	$(BIN)/ruff check .
@@ -40,7 +52,7 @@ dist: .venv/.ready-test
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist mutants .fuzz *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f fastxfer/_native/*.c fastxfer/_native/*.so
 	find fastxfer tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -120,4 +120,6 @@ def shared_memory() -> Iterator[Path]:
 
 # A machine that is busy with other things must not fail a property by being slow.
 settings.register_profile("house", deadline=None)
+# The same few examples each time, for the thousand runs of `make mutate`.
+settings.register_profile("mutate", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("house")
