@@ -15,6 +15,8 @@ from fastxfer.plan.ranges import Span, format_range
 MAX_REDIRECTS = 10
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z._~%-]+")
+# Python's parser passes over what stands between a bracket and a port, and over brackets around a name.
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[^\[\]]*)?\]|[^\[\]:]*)(:[0-9]*)?")
 _CONTROL_ONLY = re.compile(r"[\x00-\x1f\x7f]")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _SECRET_HEADERS = (
@@ -32,7 +34,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def origin(url: str) -> tuple[str, str, int]:
     """Returns the origin of a URL: scheme, host and port (RFC 6454 section 4)."""
     parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme, 0)
+    return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def safe_url(url: str) -> str:
@@ -75,6 +78,8 @@ class HttpSource:
         try:
             parts = urlsplit(url.strip())
             port = parts.port
+            if not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
+                raise ValueError("not a host and a port")
         except ValueError:  # its text may quote what stands there, a password too
             raise OptionError("the URL cannot be read: its host or its port makes no sense") from None
         if parts.scheme.lower() not in ("http", "https"):
@@ -132,6 +137,8 @@ class HttpSource:
             url = urljoin(self.url, quote(location.encode("latin-1"), safe=_PRINTABLE))
             parts = urlsplit(url)
             to = origin(url)
+            if not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
+                raise ValueError("not a host and a port")
         except ValueError as error:
             raise BadResponseError("the server redirects to what is no URL") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
