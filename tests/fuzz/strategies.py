@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import fields
 
 from hypothesis import strategies as st
 
 from fastxfer._native.checksum import crc64nvme
+from fastxfer.options import TransferOptions
 from tests.fuzz.storage_targets import PART, PART_BYTES, slot
 
 Bytes = st.SearchStrategy[bytes]
@@ -85,6 +87,7 @@ SIZE = joined(
     SPACES, st.one_of(NUMBERS, st.just(b"1.5"), st.just(b"0.9999999999999999999")), SPACES,
     words(b"", b"K", b"m", b"G", b"T", b"P", b"\xe2\x84\xaa"), words(b"", b"B", b"iB", b"\xc4\xb1B"), SPACES,
 )  # fmt: skip
+OPTIONS = [field.name.encode() for field in fields(TransferOptions)]
 TYPED = st.one_of(SIZE, CHECKSUM, URL, joined(words(b"X-A", b"Cookie"), words(b": ", b":"), ETAG))
 
 
@@ -174,7 +177,7 @@ STRATEGIES: dict[str, Bytes] = {
     "name": NAME,
     "checksum": CHECKSUM,
     "size": SIZE,
-    "option": st.tuples(st.integers(0, 255).map(lambda byte: bytes([byte])), TYPED).map(b"".join),
+    "option": st.tuples(st.sampled_from(OPTIONS), TYPED).map(b"\n".join),
     "environment": st.lists(TYPED, max_size=30).map(b"\0".join),
     "checkpoint": damaged(descriptions().map(lambda text: slot(b"\0\0\0\0" + text))),
     "checkpoint_payload": descriptions(),

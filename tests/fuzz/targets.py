@@ -322,10 +322,11 @@ def size(data: bytes) -> None:
 
 @target
 def option(data: bytes) -> None:
-    """A field of TransferOptions chosen by the first byte; the rest is its text, as someone typed it."""
-    every = fields(TransferOptions)
-    chosen = every[data[0] % len(every)].name if data else "headers"
-    text = typed_text(data[1:])
+    """The option that the first line names, or one by chance; the rest is its text, as someone typed it."""
+    first, _, rest = data.partition(b"\n")
+    every = [field.name for field in fields(TransferOptions)]
+    chosen = typed_text(first) if typed_text(first) in every else every[len(data) % len(every)]
+    text = typed_text(rest)
     built: dict[str, Any] = {}
     for value in (text, text.splitlines()):
         try:
