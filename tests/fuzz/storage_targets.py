@@ -27,6 +27,7 @@ from fastxfer.storage.checkpoint import (
     read_checkpoint,
     slot_size_for,
 )
+from fastxfer.storage.directory import Directory
 from fastxfer.storage.part_file import Left, PartFile, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import etag_of_record, make_record
@@ -107,12 +108,11 @@ def checkpoint_payload(data: bytes) -> None:
 def part_file(data: bytes) -> None:
     """What an earlier run seems to have left, read and gone on from, with real files."""
     with tempfile.TemporaryDirectory() as directory:
-        final = Path(directory, "out")
-        place = Target(final, final.with_name("out.part"), final.with_name("out.part.ckpt"))
+        place = Target(Directory.open(Path(directory)), "out")
         place.part.write_bytes(PART)
         place.checkpoint.write_bytes(slot(payload(data)))
         try:
-            told = read_checkpoint(str(place.checkpoint))
+            told = read_checkpoint(place.directory, place.checkpoint_name)
         except CheckpointError:
             told = None
         part = PartFile.open(place, Source("https://example.org/x", "0" * 64))
@@ -156,7 +156,7 @@ def goes_on(part: PartFile, left: Left) -> None:
         assert left.ledger.size >= IMPOSSIBLE or not isinstance(error, DiskFullError)
         return
     assert os.fstat(part.fd).st_size == left.ledger.size
-    loaded = CheckpointFile.load(str(part.target.checkpoint))
+    loaded = CheckpointFile.load(part.target.directory, part.target.checkpoint_name)
     assert loaded is not None
     loaded[0].close()
     assert loaded[1].claimed == loaded[1].durable == left.ledger.bits()
@@ -170,7 +170,7 @@ def oversized_checkpoint(data: bytes) -> None:
         file.flush()
         os.truncate(file.name, MAX_FILE + 2 * BLOCK)
         try:
-            read_checkpoint(file.name)
+            read_checkpoint(Directory.open(Path(file.name).parent), Path(file.name).name)
         except CheckpointError as error:
             is_presentable(error)
             return

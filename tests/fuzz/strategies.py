@@ -75,6 +75,27 @@ NAME = st.one_of(
     ).map(b"".join),
     st.binary(max_size=300),
 )
+PATHS = st.lists(
+    st.lists(
+        words(
+            *(
+                b"a",
+                b"A",
+                b"\xc3\xa9",
+                b"e\xcc\x81",
+                b"\xc3\x89",
+                b"a.part",
+                b"a.part.ckpt",
+                b"..",
+                b"",
+                b"~",
+            ),
+            *(b"\xe2\x80\x8d", b"\xef\xac\x81", b"fi", b"%2e%2e", b"b" * 250),
+        ),
+        max_size=4,
+    ).map(b"/".join),
+    max_size=5,
+).map(b"\n".join)
 CHECKSUM = joined(
     words(b"sha256", b"sha-256", b"SHA_1", b"md5", b"crc32c", b"crc64nvme", b"blake3", b"sha3"),
     words(b":", b"=", b" : "),
@@ -175,6 +196,7 @@ STRATEGIES: dict[str, Bytes] = {
     "url": URL,
     "location": URL,
     "name": NAME,
+    "paths": PATHS,
     "checksum": CHECKSUM,
     "size": SIZE,
     "option": st.tuples(st.sampled_from(OPTIONS), TYPED).map(b"\n".join),

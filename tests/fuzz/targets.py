@@ -21,6 +21,7 @@ from typing import Any
 from fastxfer.cli.arguments import transfer_options
 from fastxfer.engine.request import MAX_HEADER_FIELDS, Exchange, Head, Request
 from fastxfer.errors import BadResponseError, FastxferError, OptionError, OverloadedError
+from fastxfer.names import MAX_NAME_BYTES, check_collisions, name_of_url, safe_name, safe_path
 from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span, format_range, parse_content_range, parse_range
 from fastxfer.plan.response import (
@@ -36,14 +37,13 @@ from fastxfer.plan.response import (
 )
 from fastxfer.plan.retry import RETRY_AFTER_CAP_S, parse_retry_after
 from fastxfer.sources.http import HttpSource, origin, safe_url
-from fastxfer.storage.paths import MAX_NAME_BYTES, name_of_url, safe_name
 from fastxfer.storage.publish import http_time
 from fastxfer.units import MAX_SIZE, parse_size
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {}
 
-MAX_MESSAGE = 4096
+MAX_MESSAGE = 8192
 NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 SECRET_HEADERS = ("Authorization: canary", "Cookie: canary", "X-Amz-Security-Token: canary")
 
@@ -269,20 +269,37 @@ def location(data: bytes) -> None:
 @target
 def name(data: bytes) -> None:
     text = typed_text(data)
+    for read, given in ((safe_name, text), (name_of_url, f"https://example.org/{text}")):
+        try:
+            found = read(given)
+        except OptionError as error:
+            is_presentable(error)
+        else:
+            is_one_name(found)
+            assert found == text or read is name_of_url
+
+
+@target
+def paths(data: bytes) -> None:
+    """The names of a manifest, one a line, each alone and all side by side."""
+    texts = typed_text(data).split("\n")
+    refused = False
+    for text in texts:
+        try:
+            components = safe_path(text)
+        except OptionError as error:
+            is_presentable(error)
+            refused = True
+        else:
+            assert "/".join(components) == text
+            for component in components:
+                is_one_name(component)
     try:
-        assert safe_name(text) == text
+        check_collisions(texts)
     except OptionError as error:
         is_presentable(error)
     else:
-        is_one_name(text)
-    try:
-        suggested = name_of_url(f"https://example.org/{text}")
-    except (OptionError, ValueError) as error:
-        assert isinstance(error, OptionError) or "\\" in repr(text) or "[" in text, repr(error)
-        if isinstance(error, OptionError):
-            is_presentable(error)
-    else:
-        is_one_name(suggested)
+        assert not refused and len({text.casefold() for text in texts}) == len(texts)
 
 
 def is_one_name(text: str) -> None:
