@@ -38,7 +38,7 @@ KNOWN = (
     Identity(SIZE, WEAK, None),
     Identity(None, ETAG),
 )
-STATUSES = (200, 206, 416, 412, 204, 304)
+STATUSES = (200, 206, 416, 400, 412, 204, 304)
 RANGES = ("none", "exact", "earlier end", "later end", "other start", "other total", "star", "past star",
           "unsatisfied", "other unsatisfied", "two", "other unit", "garbage")  # fmt: skip
 LENGTHS = ("none", "right", "other", "conflicting", "malformed")
@@ -59,6 +59,7 @@ class Answer:
     gzip: bool = False
     multipart: bool = False
     ignore_etag: bool = False
+    now: bool = False  # the date is the time of the answer
 
     @property
     def span(self) -> Span:
@@ -126,6 +127,7 @@ class Answer:
             yield "ETag", self.etag
         if self.modified:
             yield "Last-Modified", self.modified
+            yield "Date", self.modified if self.now else "Fri, 03 Jan 2025 00:00:00 GMT"
         if self.chunked:
             yield "Transfer-Encoding", "chunked"
         if self.gzip:
@@ -150,8 +152,13 @@ def another_etag(answer: Answer) -> bool:
 
 
 def another_date(answer: Answer) -> bool:
+    # 8.8.2.1: a date from the future is told as the time of the answer, and changes with it.
+    tells_nothing = (
+        answer.now and answer.etag and not answer.ignore_etag and answer.known and answer.known.etag
+    )
     return bool(
-        answer.known
+        not tells_nothing
+        and answer.known
         and answer.known.last_modified
         and answer.modified
         and answer.modified != answer.known.last_modified
@@ -191,6 +198,9 @@ RULES = [
     Rule("15.3.7.3: parts of another length are not combined", 206, another_size, changed),
     Rule("15.3.7.3 and 8.8.3.2: nor parts under another entity tag", 206, another_etag, changed),
     Rule("15.3.7.3 and 8.8.2: nor parts of another date", 206, another_date, changed),
+    Rule("15.3.7: a 206 has the ETag that a 200 would have", 206,
+         lambda a: a.etag is None and not a.ignore_etag and a.known is not None and a.known.etag == ETAG,
+         RangeError),
     Rule("14.4: with * the length is unknown: there is no plan without it", 206,
          lambda a: a.total is None and not size_is_known(a), lambda a: NotRanged("")),
     Rule("14.4: a range past the known length is invalid", 206,
@@ -239,6 +249,12 @@ RULES = [
     Rule("15.5.17: it need not; 8.8: its validators are not the object's", 416,
          lambda a: True, lambda a: Unsatisfiable(Identity(None if a.range in UNREADABLE else a.total))),
     # ---- others ----
+    Rule("15.5.1: without a range it is an error like others", 400,
+         lambda a: a.asked is None, HTTPStatusError),
+    Rule("15.5.1, and what some servers do: the first range is refused, the whole may be had", 400,
+         lambda a: a.known is None, lambda a: NotRanged("")),
+    Rule("the same: a range past the end of an object that became smaller", 400,
+         lambda a: True, lambda a: Unsatisfiable(Identity())),
     Rule("13.1.1 and 15.5.13: the condition on what is known does not hold", 412,
          lambda a: a.known is not None, lambda a: Changed("", Identity())),
     Rule("15.5.13: without a condition it is an error like others", 412, lambda a: True, HTTPStatusError),
@@ -263,8 +279,11 @@ def answers() -> Iterator[Answer]:
         (None, DATE, OTHER_DATE),
     ):
         yield Answer(*values)
-        if values[4] == OTHER_ETAG:
+        if values[4] in (None, OTHER_ETAG):
             yield Answer(*values, ignore_etag=True)
+        if values[5] == OTHER_DATE:
+            yield Answer(*values, now=True)
+            yield Answer(*values, now=True, ignore_etag=True)
     flags = (False, True)
     for asked, known, status, told, length, chunked, gzip, multipart in itertools.product(
         ASKED, KNOWN, STATUSES, RANGES, LENGTHS, flags, flags, flags
