@@ -196,7 +196,7 @@ class Scheduler:
         if len(self._runs) >= self._most():
             limited = self._mode == "ranged" and self._limit < self._connections
             return self._limited_at + RECOVERY_S if limited else None
-        return min((slot.rest_until for index, slot in self._idle()), default=None)
+        return min(slot.rest_until for _, slot in self._idle())
 
     # ---- the machine ----
 
@@ -232,9 +232,7 @@ class Scheduler:
                 self._moved_at = now
                 for slot in self._slots:
                     slot.rest_until, slot.failures, slot.strikes = 0.0, 0, 0
-            case Tick():
-                pass
-        return self._dispatch(now)
+        return self._dispatch(now)  # which is all that a Tick is for
 
     def _open(self, event: Opened) -> None:
         self._mode = "ranged"

@@ -1,0 +1,148 @@
+"""The scheduler by the letter: the small rules, each at its edge."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastxfer.plan.retry import backoff_s
+from fastxfer.plan.scheduler import (
+    HALVING_S,
+    PROBE_BYTES,
+    RECOVERY_S,
+    RUN_SECONDS,
+    Begin,
+    Complete,
+    Ended,
+    Fetch,
+    GiveUp,
+    Opened,
+    Pause,
+    Resume,
+    Scheduler,
+    Single,
+    Tick,
+)
+from tests.plan.test_scheduler import CHUNK, GIB, GONE, MIB, RESET, opened, overloaded
+
+
+def begun(connections: int = 1, *, retries: int = 5, wait_s: float = 0.0) -> Scheduler:
+    """Returns a scheduler whose probe is out."""
+    scheduler = Scheduler(connections=connections, retries=retries, wait_for_network=wait_s)
+    assert scheduler.handle(Begin(), 0.0) == [Fetch(0, 0, PROBE_BYTES)]
+    return scheduler
+
+
+def test_before_it_begins_nothing_is_done_and_nothing_is_wrong() -> None:
+    scheduler = Scheduler(connections=4, retries=5)
+    assert scheduler.handle(Tick(), 1.0) == scheduler.handle(Resume(), 2.0) == []
+    assert (scheduler.gaps, scheduler.active, scheduler.retries) == ([], 0, 0)
+    assert scheduler.last_error is None and scheduler.next_wake() is None
+
+
+def test_nothing_missing_is_not_complete_before_an_answer_says_so() -> None:
+    scheduler = Scheduler(connections=4, retries=5)
+    assert scheduler.handle(Begin([]), 0.0) == scheduler.handle(Tick(), 1.0) == []
+
+
+def test_an_object_that_is_all_in_place_is_complete_with_the_probe() -> None:
+    scheduler = begun()
+    assert scheduler.handle(Opened([], CHUNK), 0.1) == []
+    assert scheduler.run(0) == (0, 0)
+    assert scheduler.handle(Ended(0, 0), 0.2) == [Complete()]
+
+
+def test_an_end_told_twice_after_the_end_is_nothing() -> None:
+    scheduler = begun()
+    assert scheduler.handle(Ended(0, 0, GONE), 1.0) == [GiveUp(GONE)]
+    assert scheduler.handle(Ended(0, 0), 2.0) == scheduler.handle(Ended(0, 0), 3.0) == []
+
+
+def test_without_a_wish_to_wait_for_the_network_the_retries_decide_alone() -> None:
+    scheduler = Scheduler(connections=1, retries=0)
+    scheduler.handle(Begin(), 0.0)
+    assert scheduler.handle(Ended(0, 0, RESET), 0.1) == [GiveUp(RESET)]
+
+
+def test_an_answer_without_a_byte_of_use_is_told_in_words() -> None:
+    scheduler = begun()
+    scheduler.handle(Opened([(0, 10 * MIB)], CHUNK), 0.1)
+    assert scheduler.handle(Ended(0, 0), 0.2) == []
+    assert str(scheduler.last_error) == "the server's answer ended before a byte of use came"
+
+
+def test_a_run_is_what_the_mean_of_the_last_rate_and_those_before_moves_in_a_few_seconds() -> None:
+    scheduler = begun()
+    scheduler.handle(Opened([(0, 100 * GIB)], 1), 0.0)
+    now, start, stop = 0.0, 0, PROBE_BYTES
+    for rate, mean in ((1e6, 1e6), (3e6, 2e6), (1e6, 1.5e6), (0.5e6, 1e6)):
+        now += (stop - start) / rate
+        (command,) = scheduler.handle(Ended(0, stop), now)
+        assert isinstance(command, Fetch) and command.stop is not None
+        start, stop = command.start, command.stop
+        assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [None, 1000])
+def test_a_stream_leaves_no_gap_and_a_broken_one_all_of_it(size: int | None) -> None:
+    scheduler = begun()
+    scheduler.handle(Single(size), 0.1)
+    assert (scheduler.gaps, scheduler.run(0)) == ([], (0, size))
+    assert scheduler.handle(Ended(0, 500, RESET), 1.0) == []
+    assert scheduler.gaps == [(0, size or 1)]
+    assert scheduler.handle(Tick(), 2.0) == [Fetch(0, 0, None)]
+    assert scheduler.gaps == []
+
+
+def test_one_byte_more_than_ever_before_is_progress_of_a_stream() -> None:
+    scheduler = begun(retries=1)
+    scheduler.handle(Single(1000), 0.1)
+    for count, pos in enumerate((0, 1, 2)):
+        assert scheduler.handle(Ended(0, pos, RESET), 100.0 * count + 50) == []
+        assert scheduler.handle(Tick(), 100.0 * count + 90) == [Fetch(0, 0, None)]
+    assert scheduler.handle(Ended(0, 2, RESET), 400.0) == [GiveUp(RESET)]
+
+
+def test_going_on_makes_the_waiting_for_the_network_and_the_rests_begin_anew() -> None:
+    scheduler = begun(retries=0, wait_s=10.0)
+    assert scheduler.handle(Ended(0, 0, RESET), 9.0) == []
+    scheduler.handle(Pause(), 95.0)
+    assert scheduler.handle(Resume(), 95.0) == [Fetch(0, 0, PROBE_BYTES)]
+    assert scheduler.handle(Ended(0, 0, RESET), 104.0) == []
+    assert scheduler.next_wake() == 104.0 + backoff_s(1, 0.5)
+    assert scheduler.handle(Tick(), 104.5) == [Fetch(0, 0, PROBE_BYTES)]
+    assert scheduler.handle(Ended(0, 0, RESET), 105.0) == [GiveUp(RESET)]
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0.0])
+def test_an_overload_without_a_time_means_the_usual_rest(retry_after_s: float | None) -> None:
+    scheduler = begun()
+    scheduler.handle(Ended(0, 0, overloaded(retry_after_s)), 1.0)
+    assert scheduler.next_wake() == 1.0 + backoff_s(1, 0.5)
+
+
+def test_two_of_three_refused_leave_one_until_the_recovery() -> None:
+    plan = opened(4000, 3)
+    for slot in (1, 2):
+        plan.end(slot, plan.runs[slot].start, RESET)
+    for after_s, out in ((RECOVERY_S - 0.1, 1), (RECOVERY_S, 2)):
+        plan.handle(Tick(), after_s)
+        assert len(plan.runs) == out
+
+
+def test_a_quiet_time_does_not_lift_the_limit_over_the_connections() -> None:
+    plan = opened(40_000, 8)
+    for _ in range(30):
+        plan.handle(Tick(), plan.now + RECOVERY_S)
+    for slot in range(1, 8):
+        plan.end(slot, plan.runs[slot].start, RESET)
+    plan.handle(Tick(), plan.now + 2.0)
+    assert len(plan.runs) == 4, "half as many"
+
+
+def test_the_concurrency_is_halved_once_in_a_moment_and_again_after_it() -> None:
+    plan = opened(40_000, 8)
+    for out in (4, 2):
+        for slot in sorted(plan.runs)[1:]:
+            plan.end(slot, plan.runs[slot].start, RESET)
+        plan.handle(Tick(), plan.now + HALVING_S)
+        assert len(plan.runs) == out
