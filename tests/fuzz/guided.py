@@ -7,10 +7,11 @@ import sys
 
 import atheris
 
-# Comparisons inside expressions and methods of str count as coverage: so the fuzzer learns what they want.
+# Comparisons inside expressions and methods of str count as coverage: so the fuzzer learns what they want. The
+# hook for expressions does not know all of their methods: json needs more of them than it has.
 atheris.enabled_hooks.add("RegEx")
 atheris.enabled_hooks.add("str")
-with atheris.instrument_imports(include=["fastxfer", "email", "urllib", "json"]):
+with atheris.instrument_imports(include=["fastxfer", "email", "urllib"]):
     from tests.fuzz import storage_targets
     from tests.fuzz.targets import TARGETS
 
