@@ -7,6 +7,7 @@ import pytest
 from fastxfer.plan.retry import backoff_s
 from fastxfer.plan.scheduler import (
     HALVING_S,
+    MIN_RUN_BYTES,
     PROBE_BYTES,
     RECOVERY_S,
     RUN_SECONDS,
@@ -49,6 +50,15 @@ def test_an_object_that_is_all_in_place_is_complete_with_the_probe() -> None:
     assert scheduler.handle(Opened([], CHUNK), 0.1) == []
     assert scheduler.run(0) == (0, 0)
     assert scheduler.handle(Ended(0, 0), 0.2) == [Complete()]
+    assert (scheduler.retries, scheduler.last_error) == (0, None), "nothing has failed"
+
+
+def test_a_rest_that_is_no_run_of_its_own_is_taken_along() -> None:
+    for rest, stop in ((MIN_RUN_BYTES - 1, 2 * MIN_RUN_BYTES - 1), (MIN_RUN_BYTES, MIN_RUN_BYTES)):
+        scheduler = begun()
+        end = PROBE_BYTES + MIN_RUN_BYTES + rest
+        scheduler.handle(Opened([(0, end)], 1), 0.0)
+        assert scheduler.handle(Ended(0, PROBE_BYTES), 1.0) == [Fetch(0, PROBE_BYTES, PROBE_BYTES + stop)]
 
 
 def test_an_end_told_twice_after_the_end_is_nothing() -> None:
