@@ -249,7 +249,7 @@ class Download:
         lane, fresh = self._lanes.of(slot, self.source)
         if fresh and self._mode in ("ranged", "single"):
             self._keeping.attach(lane.exchange.writer)
-        lane.start, lane.stop, lane.doubt = start, stop, None
+        lane.start, lane.stop, lane.doubt, lane.suspects = start, stop, None, False
         self._send(lane)
 
     def _send(self, lane: Lane) -> None:
@@ -452,6 +452,9 @@ class Download:
                 self._send(lane)
             case Changed(reason, new) if self._subject.let_the_checksum_decide(new):
                 self._keeping.notes.append(f"the checksum decides: {reason}")
+                self._send(lane)
+            case Changed() if not lane.suspects:
+                lane.suspects = True  # one answer alone does not cost the progress
                 self._send(lane)
             case Changed(reason, _):
                 self._changed(reason)

@@ -35,9 +35,8 @@ class Lane:
     held: bool = False  # its body is kept in libcurl until there is a sink
     verdict: Verdict | None = None
     failure: FastxferError | None = None
-    doubt: FastxferError | None = (
-        None  # an answer that says so if the object, asked for whole, is the known one
-    )
+    doubt: FastxferError | None = None  # to end with if the object, asked for whole, is the known one
+    suspects: bool = False  # the last answer said that the object changed; the next one decides
     seen: int = 0  # bytes received when last looked at
     seen_at: float = 0.0
     mark: int = 0  # bytes received when its pace was last measured

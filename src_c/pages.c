@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -106,4 +107,15 @@ int fx_prefers_map(int fd) {
     default:
         return 1;
     }
+}
+
+int64_t fx_birth_ns(int fd) {
+#ifdef STATX_BTIME
+    struct statx info;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &info) == 0 && (info.stx_mask & STATX_BTIME))
+        return (int64_t)info.stx_btime.tv_sec * 1000000000 + info.stx_btime.tv_nsec;
+#else
+    (void)fd;
+#endif
+    return 0;
 }

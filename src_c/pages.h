@@ -34,4 +34,8 @@ int fx_reserve(int fd, uint64_t size);
  * through a mapping and 0.12 s through pwrite). statfs(2) has the numbers. */
 int fx_prefers_map(int fd);
 
+/* Returns when the file was made, in nanoseconds since the epoch (statx(2), Linux 4.11), or 0 where the file system does not say. With the
+ * inode's number it tells a file from a later one that got the number again. */
+int64_t fx_birth_ns(int fd);
+
 #endif

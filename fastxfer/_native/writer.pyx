@@ -22,6 +22,7 @@ cdef extern from "pages.h" nogil:
     int fx_start_writeback(int fd, uint64_t start, uint64_t length)
     int fx_reserve(int fd, uint64_t size)
     int fx_prefers_map(int fd)
+    int64_t fx_birth_ns(int fd)
     unsigned char *fx_map(int fd, uint64_t size)
 
 
@@ -323,3 +324,8 @@ def reserve(int fd, uint64_t size):
 def prefers_mapping(int fd):
     """Returns True when the file lies on a disk's file system; False for network and user-space ones (unsafe) and tmpfs (slower)."""
     return fx_prefers_map(fd) != 0
+
+
+def birth_ns(int fd):
+    """Returns when the file was made, in nanoseconds since the epoch, or 0 where the file system does not say (statx(2))."""
+    return fx_birth_ns(fd)

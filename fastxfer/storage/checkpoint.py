@@ -52,6 +52,7 @@ class Checkpoint:
     boot_id: str = ""
     inode: int = 0
     device: int = 0
+    born: int = 0
     partials: tuple[tuple[int, int], ...] = field(default=())
     paused: bool = False
 
@@ -73,6 +74,7 @@ def _description(checkpoint: Checkpoint) -> bytes:
             "boot_id": checkpoint.boot_id,
             "inode": checkpoint.inode,
             "device": checkpoint.device,
+            "born": checkpoint.born,
             "partials": [[pos, f"{crc:016x}"] for pos, crc in checkpoint.partials],
             "paused": checkpoint.paused,
         },
@@ -199,6 +201,7 @@ def _from_json(value: Any) -> dict[str, Any]:
         "boot_id": _text(value["boot_id"]),
         "inode": _number(value["inode"], 0, 2**64 - 1),
         "device": _number(value["device"], 0, 2**64 - 1),
+        "born": _number(value.get("born", 0), -(2**63), 2**63 - 1),
         "partials": tuple(partials),
         "paused": value["paused"] is True,
     }

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.checksum import crc64nvme
-from fastxfer._native.writer import Mapping, Writer, prefers_mapping, reserve, start_writeback
+from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
@@ -85,6 +85,7 @@ class PartFile:
         self._written_back = b""
         self._spare = 0
         self._stat = os.fstat(fd)
+        self._born = birth_ns(fd)
 
     # ---- opening ----
 
@@ -143,7 +144,7 @@ class PartFile:
         except OSError as error:
             raise storage_error(f"move {self.target.part} aside", error) from error
         again = PartFile.open(self.target, self.source)
-        self._fd, self._stat = again._fd, again._stat
+        self._fd, self._stat, self._born = again._fd, again._stat, again._born
         self.note = f"{name} had no checkpoint; it was moved to {aside}"
 
     def _verify(self, checkpoint: Checkpoint, size_now: int) -> Left:
@@ -151,7 +152,8 @@ class PartFile:
         ledger = ChunkLedger(size, checkpoint.chunk_size)
         ledger.load(checkpoint.claimed, checkpoint.crcs)
         same_boot = bool(checkpoint.boot_id) and checkpoint.boot_id == boot_id()
-        same_file = (checkpoint.inode, checkpoint.device) == (self._stat.st_ino, self._stat.st_dev)
+        written_to = (checkpoint.inode, checkpoint.device, checkpoint.born)
+        same_file = written_to == (self._stat.st_ino, self._stat.st_dev, self._born)
         trusted = ChunkLedger(size, checkpoint.chunk_size)
         if same_boot and same_file and size_now == size:
             trusted.load(checkpoint.durable, checkpoint.crcs)
@@ -303,6 +305,7 @@ class PartFile:
             boot_id=boot_id(),
             inode=self._stat.st_ino,
             device=self._stat.st_dev,
+            born=self._born,
             partials=partials,
             paused=paused,
         )

@@ -117,6 +117,21 @@ def once_later(nth: int, _request: Request) -> bool:
     return nth == 1
 
 
+def and_again(when: When) -> When:
+    """Chooses what `when` chooses first, and the next request for the same range: an answer that the client
+    asks for once more, to be sure.
+    """
+    chosen: list[str] = []
+
+    def again(nth: int, request: Request) -> bool:
+        if (not chosen and when(nth, request)) or chosen == [request.range]:
+            chosen.append(request.range)
+            return True
+        return False
+
+    return again
+
+
 class Misbehaving(RangeHandler):
     """Serves an object by the book, but for the requests chosen by `when` once `wrong` is set."""
 

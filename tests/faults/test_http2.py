@@ -29,6 +29,7 @@ from tests.faults.scenarios import (
     Scenario,
     When,
     always,
+    and_again,
     crosswise,
     everywhere,
     fresh,
@@ -618,7 +619,9 @@ def test_an_etag_that_changed_over_http_2_starts_again(
     tmp_path: Path, authority: Authority, connections: int, resumed: bool
 ) -> None:
     with Http2Scenario(tmp_path, authority, connections, resumed) as scenario:
-        scenario.server_does(lambda asked: asked.send(fields={**asked.fields, "ETag": '"v2"'}), once_later)
+        scenario.server_does(
+            lambda asked: asked.send(fields={**asked.fields, "ETag": '"v2"'}), and_again(once_later)
+        )
         assert scenario.arrives().restarts == 1
 
 

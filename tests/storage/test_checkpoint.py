@@ -96,6 +96,7 @@ def example(chunks: int = 20, chunk_size: int = 1000) -> Checkpoint:
         boot_id="8d3a4a2c-0000-4000-8000-000000000000",
         inode=12345,
         device=2049,
+        born=1_700_000_000_123_456_789,
         partials=((1500, 2**64 - 1), (3700, 1)),
         paused=True,
     )
@@ -172,6 +173,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         boot_id=draw(texts),
         inode=draw(st.integers(0, 2**64 - 1)),
         device=draw(st.integers(0, 2**64 - 1)),
+        born=draw(st.integers(-(2**63), 2**63 - 1)),
         partials=tuple(partials),
         paused=draw(st.booleans()),
     )
@@ -414,6 +416,8 @@ def test_a_description_that_is_no_object_is_refused(text: bytes) -> None:
         {"inode": -1},
         {"inode": 2**64},
         {"device": "2049"},
+        {"born": 2**63},
+        {"born": None},
         {"partials": None},
         {"partials": 7},
         {"partials": [7]},
@@ -434,7 +438,7 @@ def test_a_member_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
     refused(forged(change))
 
 
-@pytest.mark.parametrize("name", sorted(json.loads(module._description(EXAMPLE)).keys() - {"x"}))
+@pytest.mark.parametrize("name", sorted(json.loads(module._description(EXAMPLE)).keys() - {"born"}))
 def test_a_missing_member_is_refused(name: str) -> None:
     plain = json.loads(module._description(example()))
     del plain[name]

@@ -278,6 +278,22 @@ def test_a_part_file_replaced_by_other_bytes_leaves_nothing_to_trust(target: Tar
     finish(part, left, sink)
 
 
+def test_a_part_file_that_got_the_old_ones_number_is_not_the_old_one(target: Target, sink: str) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, 490_000)
+    part.sync()
+    number = os.fstat(part.fd).st_ino
+    part.close()
+    for _ in range(1000):  # file systems give the number of a removed file to a new one, sooner or later
+        target.part.unlink()
+        target.part.write_bytes(make_bytes(SIZE, seed=6))
+        if target.part.stat().st_ino == number:
+            break
+    part, left = reopened(target)
+    assert left.ledger.done == 0
+    finish(part, left, sink)
+
+
 def test_the_first_part_of_a_chunk_is_taken_up_when_its_checksum_holds(target: Target, sink: str) -> None:
     part = allocated(target, sink)
     fill(part, 0, 70_000)
