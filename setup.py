@@ -18,6 +18,7 @@ KERNELS = {
     "writer": [
         "writer.c",
         "pages.c",
+        "guard.c",
         "bitmap.c",
         "crc64.c",
         "crc64_portable.c",

@@ -7,6 +7,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "guard.h"
+
 static size_t page_size(void) {
     static size_t cached; /* the same value whoever writes it first */
     if (!cached)
@@ -42,7 +44,24 @@ unsigned char *fx_map(int fd, uint64_t size) {
 #ifdef MADV_HUGEPAGE
     (void)madvise(map, (size_t)size, MADV_HUGEPAGE); /* only a wish: kernels without huge pages refuse it */
 #endif
+    fx_guard_acquire();
     return map;
+}
+
+void fx_unmap(unsigned char *map, uint64_t size) {
+    munmap(map, (size_t)size);
+    fx_guard_release();
+}
+
+int fx_page_error(int fd, uint64_t start, uint64_t stop) {
+    struct stat now;
+    if (fstat(fd, &now) != 0)
+        return errno;
+    if ((uint64_t)now.st_size < stop)
+        return EFAULT;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)start, (off_t)(stop - start)) != 0 && (errno == ENOSPC || errno == EDQUOT))
+        return errno;
+    return EIO;
 }
 
 int fx_pages_populate(unsigned char *map, uint64_t start, uint64_t stop) {

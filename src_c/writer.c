@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "crc64.h"
+#include "guard.h"
 #include "pages.h"
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -16,6 +17,7 @@ void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t cr
     writer->populated = pos;
     writer->released = pos;
     writer->filled = 0;
+    writer->failed = 0;
     if (writer->ledger && pos < writer->ledger->size)
         writer->chunk_end = fx_ledger_chunk_end(writer->ledger, pos / writer->ledger->chunk_size);
     else
@@ -48,6 +50,8 @@ static int bring_in(fx_writer *writer, uint64_t ahead) {
     fx_map_cost *cost = writer->cost;
     const uint64_t began = cpu_ns();
     int error = fx_pages_populate(writer->map, writer->populated, ahead);
+    if (error == EFAULT || error == EHWPOISON)
+        return fx_page_error(writer->fd, writer->populated, ahead);
     if (error)
         return error;
     cost->ns += cpu_ns() - began;
@@ -64,7 +68,7 @@ static int next_window(fx_writer *writer, uint64_t end) {
     if (error)
         return error;
     writer->released = writer->pos;
-    if (writer->cost->costly && writer->buffer) {
+    if (writer->buffer && (writer->cost->costly || !fx_guard_in_front())) {
         error = fx_pages_release(writer->map, writer->pos, writer->populated);
         writer->map = NULL;
         writer->filled = 0;
@@ -75,9 +79,12 @@ static int next_window(fx_writer *writer, uint64_t end) {
 }
 
 static int put_mapped(fx_writer *writer, const unsigned char *slice, size_t length) {
-    const uint64_t end = writer->pos + length;
-    writer->crc = fx_crc64nvme_copy(writer->crc, writer->map + writer->pos, slice, length);
-    writer->pos = end;
+    const unsigned char *fault = fx_guard_copy(&writer->crc, writer->map + writer->pos, slice, length);
+    if (fault) {
+        const uint64_t at = (uint64_t)(fault - writer->map);
+        return fx_page_error(writer->fd, at, at + 1);
+    }
+    writer->pos += length;
     return 0;
 }
 
@@ -115,23 +122,19 @@ static int finish_chunk(fx_writer *writer) {
 
 int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken) {
     *taken = 0;
-    while (*taken < length && writer->pos < writer->stop) {
+    while (!writer->failed && *taken < length && writer->pos < writer->stop) {
         const size_t n = (size_t)least(length - *taken, least(writer->stop, writer->chunk_end) - writer->pos);
         int error = 0;
         if (writer->map && writer->pos + n > writer->populated)
             error = next_window(writer, writer->pos + n);
         if (!error)
             error = writer->map ? put_mapped(writer, slice + *taken, n) : put_buffered(writer, slice + *taken, n);
-        if (error)
-            return error;
-        *taken += n;
-        if (writer->ledger && writer->pos == writer->chunk_end) {
+        *taken += error ? 0 : n;
+        if (!error && writer->ledger && writer->pos == writer->chunk_end)
             error = finish_chunk(writer);
-            if (error)
-                return error;
-        }
+        writer->failed = error;
     }
-    return 0;
+    return writer->failed;
 }
 
 int fx_writer_flush(fx_writer *writer) {

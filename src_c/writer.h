@@ -4,10 +4,13 @@
  * bounds, copies and extends the CRC-64/NVME of the chunk in one pass, and when a chunk is whole stores its CRC and sets its bit.
  * Two sinks:
  *   mapped    `map` is the shared mapping of the whole part file; pages are populated a window ahead and given back behind. When that turns
- *            out to be costly on this machine and there is a buffer, the writer goes on buffered from the next window: both sinks are of
- *            one file, so they mix.
+ *            out to be costly on this machine, or somebody else's handler of SIGBUS stands before the guard's, and there is a buffer, the
+ *            writer goes on buffered from the next window: both sinks are of one file, so they mix.
  *   buffered  `map` is NULL; bytes gather in `buffer` and go out by pwrite(2). A chunk's bit is set after its bytes are written.
  * Without a ledger (`ledger` NULL: the object's size is unknown) only the buffered sink works, and `crc` is that of all bytes.
+ *
+ * A page of the mapping that cannot be brought in is an error (guard.h): `pos` and `crc` stay where they were before the slice, and its
+ * chunk is not marked.
  *
  * Entry conditions of a run: `pos` is the start of a chunk and `crc` is 0, or `pos` lies inside a chunk whose bytes up to `pos` are in
  * place and `crc` is their CRC. One thread at a time uses a writer and its ledger.
@@ -50,12 +53,15 @@ typedef struct fx_writer {
     uint64_t populated; /* pages before this offset are populated */
     uint64_t released;  /* pages before this offset were given back */
     uint64_t chunk_end; /* end of the chunk that holds pos; kept to save a division a slice */
+    int failed;         /* the error that ended this run, or 0: nothing is taken after it */
 } fx_writer;
 
 /* Begins a run. The sink's fields are set already and nothing is buffered. */
 void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t crc);
 
-/* Takes up to `length` bytes; stores in *taken how many were (fewer than length only at `stop`). Returns 0 or an errno value. */
+/* Takes up to `length` bytes; stores in *taken how many were (fewer than length only at `stop`). Returns 0 or an errno value: of a mapping
+ * whose file was truncated EFAULT, of one whose file system is full ENOSPC, of one whose disk failed EIO. After an error a run takes no
+ * more, and every call returns the same. */
 int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken);
 
 /* Writes what is buffered and gives the run's pages back; `pos` and `crc` then describe exactly what is in the file.

@@ -5,7 +5,7 @@ keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called abo
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EOPNOTSUPP, errno
+from libc.errno cimport EFAULT, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -14,16 +14,13 @@ from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
 import os
 
 
-cdef extern from "<sys/mman.h>" nogil:
-    int munmap(void *addr, size_t length)
-
-
 cdef extern from "pages.h" nogil:
     int fx_start_writeback(int fd, uint64_t start, uint64_t length)
     int fx_reserve(int fd, uint64_t size)
     int fx_prefers_map(int fd)
     int64_t fx_birth_ns(int fd)
     unsigned char *fx_map(int fd, uint64_t size)
+    void fx_unmap(unsigned char *map, uint64_t size)
 
 
 cdef extern from "writer.h" nogil:
@@ -63,8 +60,14 @@ COLLECT_LIMIT = 65536
 """Bytes of an error's body that are kept; the rest is dropped."""
 
 
+cdef str TRUNCATED = "it was truncated by somebody else while it was written; run it again, what is left is verified"
+cdef str PAGE_FAILED = "its disk failed, or it was truncated by somebody else while it was written"
+
+
 cdef class Mapping:
     """A shared, writable mapping of the first `size` bytes of a file whose space is reserved. Unmapped when nothing refers to it.
+
+    While one lives, a page of it that cannot be brought in is an error of the writer, not a SIGBUS that ends the process (src_c/guard.h).
 
     `limit_ns` is the CPU time that bringing a MiB of pages in may take on average, 0 for any: over it the mapping is `costly`, and writers
     that have a buffer use that instead. Raises OSError when the mapping is refused, ValueError for a size under 1.
@@ -91,7 +94,7 @@ cdef class Mapping:
 
     def __dealloc__(self):
         if self.base != NULL:
-            munmap(self.base, self.length)
+            fx_unmap(self.base, self.length)
 
     def __len__(self):
         return self.length
@@ -197,15 +200,22 @@ cdef class Writer:
     def end(self):
         """Ends the run; returns (pos, crc): all bytes of the run before `pos` are in the file, and the CRC of the last, partial chunk.
 
-        Raises OSError when they could not be written; then only the ledger's bits count.
+        Raises OSError when they could not be written; then only the ledger's bits count. Its errno is EFAULT when the file was truncated
+        under its mapping, EIO when its disk failed.
         """
         if self.mode != WRITING:
             raise ValueError("the writer is not in a run")
         self.mode = REFUSING
         cdef int error = self.error or fx_writer_flush(&self.c)
         if error:
-            raise OSError(error, os.strerror(error))
+            raise OSError(error, self._reason(error))
         return self.c.pos, self.c.crc
+
+    def _reason(self, int error):
+        """Returns what an error means in words; one of a mapping is not what the system calls it."""
+        if self.mapping is not None and error in (EFAULT, EIO):
+            return TRUNCATED if error == EFAULT else PAGE_FAILED
+        return os.strerror(error)
 
     def detach(self):
         """Lets go of the sink and its memory; the writer refuses bytes from here on. Buffered bytes that were not ended are dropped."""
