@@ -84,6 +84,7 @@ class PartFile:
         self._chunk_size = 1
         self._written_back = b""
         self._spare = 0
+        self._reserved = False
         self._stat = os.fstat(fd)
         self._born = birth_ns(fd)
 
@@ -155,7 +156,9 @@ class PartFile:
         written_to = (checkpoint.inode, checkpoint.device, checkpoint.born)
         same_file = written_to == (self._stat.st_ino, self._stat.st_dev, self._born)
         trusted = ChunkLedger(size, checkpoint.chunk_size)
-        if same_boot and same_file and size_now == size:
+        # A file that was cut and grew again has a hole.
+        whole = size_now == size <= self._stat.st_blocks * 512
+        if same_boot and same_file and whole:
             trusted.load(checkpoint.durable, checkpoint.crcs)
         verified = dropped = 0
         for chunk in _set_bits(checkpoint.claimed):
@@ -216,6 +219,7 @@ class PartFile:
         if size:
             self._check_space(size)
         self._drop_progress()
+        self._reserved = False
         self.identity = identity
         self._chunk_size = chunk_size
         try:
@@ -240,6 +244,8 @@ class PartFile:
         try:
             reserved = reserve(self._fd, size)
             os.ftruncate(self._fd, size)
+            # Some file systems say yes and reserve nothing.
+            self._reserved = reserved = reserved and os.fstat(self._fd).st_blocks * 512 >= size
         except OSError as error:
             raise storage_error(f"reserve {size} bytes for {part}", error) from error
         if sink == "pwrite" or (sink == "auto" and not (reserved and prefers_mapping(self._fd))):
@@ -276,6 +282,22 @@ class PartFile:
         else:
             writer.use_file(self.ledger, self._fd, BUFFER_BYTES)
 
+    # ---- what others do to it ----
+
+    def check(self, size: int) -> None:
+        """Raises StorageError when somebody else has cut the part file to under `size` bytes: chunks that
+        were in place are lost then.
+
+        A file that grew again after the cut is known by its hole, where its space was reserved; unless
+        writers have brought all of that in anew through the mapping, between two looks.
+        """
+        now = os.fstat(self._fd)
+        if now.st_size < size or (self._reserved and now.st_blocks * 512 < size):
+            raise StorageError(
+                f"{self.target.part} was truncated by somebody else while it was written; "
+                "run it again, what is left is verified"
+            )
+
     @property
     def mapped(self) -> bool:
         """True when the sink is a mapping."""
@@ -311,9 +333,13 @@ class PartFile:
         )
 
     def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
-        """Writes what is in place to the checkpoint, without a sync: safe against a kill."""
+        """Writes what is in place to the checkpoint, without a sync: safe against a kill. Raises
+        StorageError.
+        """
         if self._checkpoint is not None and self.ledger is not None:
-            self._checkpoint.write(self._snapshot(partials, paused, self._durable), durable=False)
+            snapshot = self._snapshot(partials, paused, self._durable)
+            self.check(self.ledger.size)
+            self._checkpoint.write(snapshot, durable=False)
 
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
@@ -328,6 +354,7 @@ class PartFile:
             os.fdatasync(self._fd)
         except OSError as error:
             raise storage_error(f"sync {self.target.part}", error) from error
+        self.check(self.ledger.size)
         self._checkpoint.write(replace(snapshot, durable=snapshot.claimed), durable=True)
         self._durable = snapshot.claimed
 
@@ -363,10 +390,11 @@ class PartFile:
         """Makes the part file the target: sync, rename, sync of the directory, removal of the checkpoint.
 
         `record` is kept as an extended attribute where the file system has them. With `replace` False an
-        existing target is left alone and TargetExistsError raised. Raises StorageError; the part file and
-        its checkpoint stay then.
+        existing target is left alone and TargetExistsError raised. Raises StorageError, also when somebody
+        else has cut the part file; it and its checkpoint stay then.
         """
         self._mapping = None
+        self.check(size)
         publish(
             self._fd, self.target, size=size, mtime=mtime, durable=durable, replace=replace, record=record
         )

@@ -883,3 +883,36 @@ def test_an_empty_part_file_is_removed_one_with_progress_is_kept(target: Target)
     part.discard_if_empty()
     part.close()
     assert target.part.exists() and target.checkpoint.exists()
+
+
+def test_what_somebody_else_did_to_the_part_file_is_found(target: Target, sink: str) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, SIZE)
+    part.claim()
+    before = stored_checkpoint(target)
+    os.truncate(target.part, SIZE - 1)
+    with pytest.raises(StorageError, match="was truncated by somebody else"):
+        part.claim()
+    with pytest.raises(StorageError, match="was truncated by somebody else"):
+        part.sync()
+    os.truncate(target.part, 0)
+    os.truncate(target.part, SIZE)  # a hole where the bytes were
+    with pytest.raises(StorageError, match="was truncated by somebody else"):
+        part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    assert stored_checkpoint(target) == before
+    assert not target.final.exists()
+    part.close()
+
+
+def test_a_durable_chunk_is_verified_when_the_file_was_cut_and_grew_again(target: Target, sink: str) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, 490_000)
+    part.sync()
+    part.close()
+    os.truncate(target.part, 0)
+    os.truncate(target.part, SIZE)
+    part = PartFile.open(target, SOURCE)
+    left = part.read_left()
+    assert left is not None
+    assert (left.ledger.done, left.dropped) == (0, 7)
+    part.close()
