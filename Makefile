@@ -1,5 +1,5 @@
-# One command each: demo, test, soak, fuzz, mutate, check, format, bench, dist, clean. All happens in .venv, which is
-# made when needed and made anew from its stamps when the C, the Cython or the project file change.
+# One command each: demo, test, soak, sanitize, fuzz, mutate, check, format, bench, dist, clean. All happens in .venv,
+# which is made when needed and made anew from its stamps when the C, the Cython or the project file change.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ BUILD_INPUTS := pyproject.toml setup.py $(wildcard src_c/*.[ch] fastxfer/_native
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak fuzz mutate check format bench dist clean
+.PHONY: demo test soak sanitize fuzz mutate check format bench dist clean
 
 demo: .venv/.ready
 	$(BIN)/fastxfer demo
@@ -20,6 +20,21 @@ test: .venv/.ready-test
 soak: .venv/.ready-test
 	.ci/install-packages test
 	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/test_resume.py
+
+# The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends
+# the tests. The interpreter leaks by design: guard_check.c, a program of its own, is what leaks are looked for in.
+SANITIZED := build/sanitize
+sanitize: .venv/.ready-test
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r fastxfer src_c tests docs setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	rm -f $(SANITIZED)/fastxfer/_native/*.c $(SANITIZED)/fastxfer/_native/*.so
+	cd $(SANITIZED) && FASTXFER_SANITIZE=address,undefined $(CURDIR)/$(BIN)/python -m pip install --quiet \
+	  --no-deps --upgrade --target . .
+	cd $(SANITIZED) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0:allocator_may_return_null=1 \
+	  $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZED_TESTS)
+SANITIZED_TESTS ?= tests/native tests/storage
 
 # Every reader of outside input for FUZZ_SECONDS, or only those named by FUZZ_TARGETS; findings become tests.
 FUZZ_SECONDS ?= 60

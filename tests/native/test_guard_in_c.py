@@ -1,4 +1,4 @@
-"""The SIGBUS guard in C (guard_check.c): built plainly, with the sanitizers of memory and of undefined behaviour,
+"""The SIGBUS guard in C (guard_check.c): built plainly, with the sanitizers of memory and undefined behaviour
 and with that of threads; the second also looks for leaks.
 """
 
