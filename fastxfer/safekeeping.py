@@ -147,7 +147,11 @@ class Safekeeping:
             size = identity.size
             small = size is not None and size <= SMALL_BYTES
             part.allocate(
-                identity, chunk_size_for(size or 0, options.chunk_size), sink=options.sink, small=small
+                identity,
+                chunk_size_for(size or 0, options.chunk_size),
+                sink=options.sink,
+                small=small,
+                durable=options.durability != "none",
             )
             self.partials = {}
         self._saved_chunks = part.ledger.done if part.ledger is not None else 0

@@ -139,6 +139,17 @@ def decode(data: bytes) -> tuple[Checkpoint, int, bytes, int]:
     return checkpoint, sequence, job_id, index
 
 
+def _only_begun(data: bytes) -> bool:
+    """Returns whether a file is one of ours of which no slot holds: all of it is blank, or torn in its first
+    write.
+    """
+    if len(data) % (2 * BLOCK):
+        return False
+    halves = [memoryview(data)[at : at + len(data) // 2] for at in (0, len(data) // 2)] if data else []
+    blank = bytes(len(MAGIC))
+    return all(half[: len(MAGIC)] in (MAGIC, blank) and _valid_header(half) is None for half in halves)
+
+
 def _valid_header(slot: memoryview) -> tuple[bytes, int, int] | None:
     magic, version, blocks, job_id, sequence, length = _HEADER.unpack_from(slot)
     if magic != MAGIC or bytes(slot[48:56]) != bytes(8) or length > len(slot) - _HEADER_BYTES:
@@ -256,11 +267,15 @@ class CheckpointFile:
         self._slot_size = slot_size
         self._index = index  # of the slot written last
         self._durable_index: int | None = None
-        self._sync_first = False  # the slot to keep may be in the page cache only
+        self._unsure = b""  # the slot to keep, as long as it may be in the page cache only
 
     @classmethod
-    def create(cls, directory: Directory, name: str, checkpoint: Checkpoint) -> CheckpointFile:
-        """Makes the file anew, with one slot filled, in place of what was there."""
+    def create(
+        cls, directory: Directory, name: str, checkpoint: Checkpoint, *, durable: bool = False
+    ) -> CheckpointFile:
+        """Makes the file anew, with one slot filled, in place of what was there; with `durable` that slot is
+        synced, and kept from claims.
+        """
         slot_size = slot_size_for(checkpoint)
         try:
             fd = directory.open_file(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -271,7 +286,7 @@ class CheckpointFile:
         )
         try:
             os.truncate(fd, 2 * slot_size)
-            made.write(checkpoint, durable=False)
+            made.write(checkpoint, durable=durable)
         except OSError as error:
             made.close()
             raise storage_error(f"create {directory.path / name}", error) from error
@@ -281,8 +296,12 @@ class CheckpointFile:
         return made
 
     @classmethod
-    def load(cls, directory: Directory, name: str) -> tuple[CheckpointFile, Checkpoint] | None:
-        """Returns the file, ready for more writes, and what it says; None when there is no file."""
+    def load(
+        cls, directory: Directory, name: str, *, begun_counts: bool = True
+    ) -> tuple[CheckpointFile, Checkpoint] | None:
+        """Returns the file, ready for more writes, and what it says; None when there is no file, nor, unless
+        `begun_counts`, one whose very first write was cut off: it has never said anything.
+        """
         path = directory.path / name
         try:
             fd = directory.open_file(name, os.O_RDWR)
@@ -291,14 +310,18 @@ class CheckpointFile:
         except OSError as error:
             raise storage_error(f"open {path}", error) from error
         try:
-            checkpoint, sequence, job_id, index = decode(_read_all(fd, path))
+            data = _read_all(fd, path)
+            if not begun_counts and _only_begun(data):
+                os.close(fd)
+                return None
+            checkpoint, sequence, job_id, index = decode(data)
         except BaseException:
             os.close(fd)
             raise
-        size = os.fstat(fd).st_size // 2
+        size = len(data) // 2
         loaded = cls(directory, name, fd, job_id=job_id, sequence=sequence, slot_size=size, index=index)
         loaded._durable_index = index  # not to be overwritten by the next claim, whatever it was
-        loaded._sync_first = True
+        loaded._unsure = data[index * size : (index + 1) * size]
         return loaded, checkpoint
 
     def write(self, checkpoint: Checkpoint, *, durable: bool) -> None:
@@ -310,10 +333,8 @@ class CheckpointFile:
             checkpoint, job_id=self._job_id, sequence=self._sequence + 1, slot_size=self._slot_size
         )
         try:
-            if self._sync_first:
-                # The other slot may be the only durable one: it goes only when this one is durable too.
-                os.fdatasync(self._fd)
-                self._sync_first = False
+            if self._unsure:
+                self._make_sure()
             written = os.pwrite(self._fd, slot, index * self._slot_size)
             if written != len(slot):
                 raise OSError(28, os.strerror(28))
@@ -325,6 +346,13 @@ class CheckpointFile:
         self._index = index
         if durable:
             self._durable_index = index
+
+    def _make_sure(self) -> None:
+        """Makes the slot that was loaded durable: the other one, which is to be overwritten, may be the only
+        one that is. It is written again: after a sync that failed the cache may hold what the disk does not.
+        """
+        os.fdatasync(self._fd)
+        self._unsure = b""
 
     @property
     def slot_size(self) -> int:

@@ -81,6 +81,7 @@ class PartFile:
         self._mapping: Mapping | None = None
         self._checkpoint: CheckpointFile | None = None
         self._durable = b""
+        self._named = False  # the working files' names are durable
         self._chunk_size = 1
         self._written_back = b""
         self._spare = 0
@@ -113,17 +114,20 @@ class PartFile:
         """Returns what an earlier run left of this target, or None when it left nothing.
 
         Bits that cannot be trusted are verified by their checksums. Raises CheckpointError for a checkpoint
-        that cannot be read (nothing is touched then) and StorageError. A part file that no checkpoint speaks
-        of is moved aside, not lost.
+        that cannot be read (nothing is touched then) and StorageError; beside an empty part file one whose
+        first write was cut off counts as none. A part file that no checkpoint speaks of is moved aside, not
+        lost.
         """
+        size_now = os.fstat(self._fd).st_size
         try:
-            loaded = CheckpointFile.load(self.target.directory, self.target.checkpoint_name)
+            loaded = CheckpointFile.load(
+                self.target.directory, self.target.checkpoint_name, begun_counts=size_now > 0
+            )
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; {self.target.part} is kept: to start over use resume=False (--resume false)",
                 kept=str(self.target.part),
             ) from error
-        size_now = os.fstat(self._fd).st_size
         if loaded is None:
             if size_now:
                 self._move_aside()
@@ -209,23 +213,23 @@ class PartFile:
             self._durable = bytes(len(left.checkpoint.durable))
         self._reserve(left.ledger.size, sink)
 
-    def allocate(self, identity: Identity, chunk_size: int, *, sink: str, small: bool = False) -> None:
+    def allocate(
+        self, identity: Identity, chunk_size: int, *, sink: str, small: bool = False, durable: bool = True
+    ) -> None:
         """Makes the file anew for an object of `identity.size` bytes (or unknown). `small` objects get
-        neither mapping nor checkpoint.
+        neither mapping nor checkpoint. With `durable` the checkpoint is on the disk, and the names of both
+        files are, before the part file has a byte: so a power cut leaves none that cannot be read.
 
         Raises DiskFullError before anything is written when there is not the space, and StorageError.
         """
         size = identity.size
         if size:
             self._check_space(size)
+        self._empty(durable=durable)
         self._drop_progress()
         self._reserved = False
         self.identity = identity
         self._chunk_size = chunk_size
-        try:
-            os.ftruncate(self._fd, 0)
-        except OSError as error:
-            raise storage_error(f"empty {self.target.part}", error) from error
         self.ledger = ChunkLedger(size, chunk_size) if size is not None else None
         self._durable = bytes(-(-self.ledger.count // 8)) if self.ledger is not None else b""
         if small:
@@ -234,9 +238,32 @@ class PartFile:
             self.target.directory,
             self.target.checkpoint_name,
             self._snapshot((), False, self._durable),
+            durable=durable,
         )
+        if durable:
+            self._sync_names()
         if size:
             self._reserve(size, sink)
+
+    def _empty(self, *, durable: bool) -> None:
+        """Drops what is in the file, before the checkpoint that speaks of it: a crash between leaves nothing
+        that has to be moved aside.
+        """
+        self._mapping = None
+        try:
+            if os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, 0)
+                if durable:
+                    os.fsync(self._fd)
+        except OSError as error:
+            raise storage_error(f"empty {self.target.part}", error) from error
+
+    def _sync_names(self) -> None:
+        try:
+            self.target.directory.sync()
+        except OSError as error:
+            raise storage_error(f"sync the directory of {self.target.part}", error) from error
+        self._named = True
 
     def _reserve(self, size: int, sink: str) -> None:
         part = self.target.part
@@ -316,13 +343,14 @@ class PartFile:
     # ---- the checkpoint ----
 
     def _snapshot(self, partials: Partials, paused: bool, durable: bytes) -> Checkpoint:
+        claimed = self.ledger.bits() if self.ledger is not None else b""
         return Checkpoint(
             url=self.source.url,
             url_sha256=self.source.url_sha256,
             identity=self.identity,
             chunk_size=self._chunk_size,
             durable=durable,
-            claimed=self.ledger.bits() if self.ledger is not None else b"",
+            claimed=claimed,
             crcs=self.ledger.crcs() if self.ledger is not None else b"",
             boot_id=boot_id(),
             inode=self._stat.st_ino,
@@ -336,16 +364,17 @@ class PartFile:
         """Writes what is in place to the checkpoint, without a sync: safe against a kill. Raises
         StorageError.
         """
-        if self._checkpoint is not None and self.ledger is not None:
-            snapshot = self._snapshot(partials, paused, self._durable)
-            self.check(self.ledger.size)
-            self._checkpoint.write(snapshot, durable=False)
+        if self._checkpoint is None or self.ledger is None:
+            return
+        snapshot = self._snapshot(partials, paused, self._durable)
+        self.check(self.ledger.size)
+        self._checkpoint.write(snapshot, durable=False)
 
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
 
         A sync that fails is not tried again: StorageError, and what came since the last one is not trusted
-            (docs/checkpoint-format.md).
+        (docs/checkpoint-format.md).
         """
         if self._checkpoint is None or self.ledger is None:
             return
@@ -355,6 +384,8 @@ class PartFile:
         except OSError as error:
             raise storage_error(f"sync {self.target.part}", error) from error
         self.check(self.ledger.size)
+        if not self._named:
+            self._sync_names()
         self._checkpoint.write(replace(snapshot, durable=snapshot.claimed), durable=True)
         self._durable = snapshot.claimed
 
@@ -396,21 +427,41 @@ class PartFile:
         self._mapping = None
         self.check(size)
         publish(
-            self._fd, self.target, size=size, mtime=mtime, durable=durable, replace=replace, record=record
+            self._fd,
+            self.target,
+            size=size,
+            mtime=mtime,
+            durable=durable,
+            replace=replace,
+            record=record,
         )
         self._remove_checkpoint()
         self.close()
 
     def discard(self) -> None:
         """Removes the part file and its checkpoint."""
+        try:
+            self._empty(durable=self._named)
+        except StorageError:
+            pass  # it goes all the same
         self._drop_progress()
         self.target.directory.remove(self.target.part_name)
         self.close()
 
     def discard_if_empty(self) -> None:
-        """Removes the part file if nothing is in it and no checkpoint speaks of it."""
+        """Removes the part file if nothing is in it and no checkpoint speaks of it; a checkpoint that speaks
+        of an empty file goes too.
+        """
+        if self._fd < 0:
+            return
+        if self._checkpoint is not None and not os.fstat(self._fd).st_size:
+            try:
+                self.target.directory.sync()  # where the bytes went, if they were published, comes first
+            except OSError:
+                return
+            self._remove_checkpoint()
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
-        if nothing and self._fd >= 0 and not self.target.directory.has(self.target.checkpoint_name):
+        if nothing and not self.target.directory.has(self.target.checkpoint_name):
             self.target.directory.remove(self.target.part_name)
 
     def _drop_progress(self) -> None:
@@ -463,6 +514,10 @@ def _end_publication(target: Target, fd: int) -> None:
             f"cannot use {target.part}: the same file has another name too (a hard link); "
             "remove one of the two, or put a copy in its place"
         )
+    try:
+        target.directory.sync()  # the last of its names that is on the disk must not go
+    except OSError as error:
+        raise storage_error(f"finish {target.final}", error) from error
     target.directory.remove(target.part_name)
     target.directory.remove(target.checkpoint_name)
 

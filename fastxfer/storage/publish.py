@@ -49,7 +49,7 @@ def publish(
                 f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
                 "find out by whom, and run it again"
             )
-        _rename(target, replace)
+        _rename(target, replace, durable)
         if durable:
             target.directory.sync()
     except FileExistsError as error:
@@ -58,7 +58,7 @@ def publish(
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
 
 
-def _rename(target: Target, replace: bool) -> None:
+def _rename(target: Target, replace: bool, durable: bool) -> None:
     part, final, at = target.part_name, target.name, target.directory.fd
     if not replace:
         try:
@@ -68,6 +68,8 @@ def _rename(target: Target, replace: bool) -> None:
                 raise
             # A file system without hard links: the look was all it can do.
         else:
+            if durable:
+                target.directory.sync()  # one of the two names is on the disk at any moment
             os.unlink(part, dir_fd=at)
             return
     os.rename(part, final, src_dir_fd=at, dst_dir_fd=at)

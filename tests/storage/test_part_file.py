@@ -407,6 +407,50 @@ def test_a_damaged_checkpoint_is_told_and_nothing_is_touched(target: Target, con
     assert target.part.read_bytes() == DATA
 
 
+def begun(target: Target) -> dict[str, bytes]:
+    """Returns what the very first write of a checkpoint may leave when it is cut off."""
+    part = allocated(target)
+    part.close()
+    whole = target.checkpoint.read_bytes()
+    target.part.unlink()
+    return {"nothing": b"", "zeros": bytes(len(whole)), "a piece": whole[:200] + bytes(len(whole) - 200)}
+
+
+@pytest.mark.parametrize("left", ["nothing", "zeros", "a piece"])
+def test_a_checkpoint_cut_off_in_its_first_write_is_none_beside_an_empty_part_file(
+    target: Target, left: str
+) -> None:
+    target.checkpoint.write_bytes(begun(target)[left])
+    part = PartFile.open(target, SOURCE)
+    assert part.read_left() is None
+    part.allocate(IDENTITY, CHUNK, sink="pwrite")
+    part.close()
+    assert stored_checkpoint(target) is not None
+    assert sorted(os.listdir(target.final.parent)) == ["data.bin.part", "data.bin.part.ckpt"]
+
+
+@pytest.mark.parametrize("content", [b"x", b"x" * 8192, bytes(8191)])
+def test_what_is_no_checkpoint_of_ours_is_told_beside_an_empty_part_file_too(
+    target: Target, content: bytes
+) -> None:
+    target.checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        PartFile.open(target, SOURCE).read_left()
+    assert target.checkpoint.read_bytes() == content
+
+
+def test_a_checkpoint_of_a_part_file_that_is_gone_goes_when_there_is_nothing_to_do(target: Target) -> None:
+    part = allocated(target)
+    fill(part, 0, 490_000)
+    part.sync()
+    part.close()
+    target.part.unlink()
+    part, _ = reopened(target)
+    part.discard_if_empty()
+    part.close()
+    assert os.listdir(target.final.parent) == []
+
+
 def test_starting_over_replaces_a_damaged_checkpoint(target: Target) -> None:
     target.checkpoint.write_bytes(b"damaged")
     target.part.write_bytes(b"old bytes")
