@@ -351,6 +351,7 @@ class CheckpointFile:
         """Makes the slot that was loaded durable: the other one, which is to be overwritten, may be the only
         one that is. It is written again: after a sync that failed the cache may hold what the disk does not.
         """
+        os.pwrite(self._fd, self._unsure, self._index * self._slot_size)
         os.fdatasync(self._fd)
         self._unsure = b""
 

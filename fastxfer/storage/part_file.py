@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fastxfer._native.bitmap import ChunkLedger
@@ -66,6 +67,8 @@ class Left:
     partials: dict[int, int]
     verified: int
     dropped: int
+    on_disk: bytes = b""
+    """The chunks, a bitmap, that are on the disk: what is in the page cache alone is not among them."""
 
 
 class PartFile:
@@ -81,7 +84,9 @@ class PartFile:
         self._mapping: Mapping | None = None
         self._checkpoint: CheckpointFile | None = None
         self._durable = b""
+        self._on_disk = b""  # a superset: chunks that no failed sync can take, though they are verified again
         self._named = False  # the working files' names are durable
+        self._broken = False  # a sync failed: nothing is promised any more
         self._chunk_size = 1
         self._written_back = b""
         self._spare = 0
@@ -183,7 +188,10 @@ class PartFile:
         if dropped:
             name = self.target.part_name
             self.note = f"{dropped} chunks of {name} did not hold their checksums and are fetched again"
-        return Left(checkpoint, ledger, partials, verified, dropped)
+        # Since a boot that is not the checkpoint's nobody has written these chunks: they came from the disk.
+        other_boot = bool(checkpoint.boot_id) and checkpoint.boot_id != (boot_id() or checkpoint.boot_id)
+        read = same_file and other_boot
+        return Left(checkpoint, ledger, partials, verified, dropped, (ledger if read else trusted).bits())
 
     def _crc_of(self, start: int, stop: int) -> int | None:
         """Returns the CRC-64/NVME of a stretch of the part file, or None when it is not all there."""
@@ -209,6 +217,7 @@ class PartFile:
         self.ledger = left.ledger
         self._chunk_size = left.ledger.chunk_size
         self._durable = left.checkpoint.durable
+        self._on_disk = left.on_disk
         if left.dropped or left.verified:
             self._durable = bytes(len(left.checkpoint.durable))
         self._reserve(left.ledger.size, sink)
@@ -232,6 +241,7 @@ class PartFile:
         self._chunk_size = chunk_size
         self.ledger = ChunkLedger(size, chunk_size) if size is not None else None
         self._durable = bytes(-(-self.ledger.count // 8)) if self.ledger is not None else b""
+        self._on_disk = self._durable
         if small:
             return
         self._checkpoint = CheckpointFile.create(
@@ -364,7 +374,7 @@ class PartFile:
         """Writes what is in place to the checkpoint, without a sync: safe against a kill. Raises
         StorageError.
         """
-        if self._checkpoint is None or self.ledger is None:
+        if self._checkpoint is None or self.ledger is None or self._broken:
             return
         snapshot = self._snapshot(partials, paused, self._durable)
         self.check(self.ledger.size)
@@ -373,21 +383,43 @@ class PartFile:
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
 
-        A sync that fails is not tried again: StorageError, and what came since the last one is not trusted
-        (docs/checkpoint-format.md).
+        A sync that fails is not tried again: StorageError, and what came since the last one is given up
+        (docs/checkpoint-format.md); nothing is written down any more after it.
         """
-        if self._checkpoint is None or self.ledger is None:
+        if self._checkpoint is None or self.ledger is None or self._broken:
             return
         snapshot = self._snapshot(partials, paused, b"")
         try:
-            os.fdatasync(self._fd)
+            self._synced(os.fdatasync)
         except OSError as error:
             raise storage_error(f"sync {self.target.part}", error) from error
         self.check(self.ledger.size)
         if not self._named:
             self._sync_names()
         self._checkpoint.write(replace(snapshot, durable=snapshot.claimed), durable=True)
-        self._durable = snapshot.claimed
+        self._durable = self._on_disk = snapshot.claimed
+
+    def _synced(self, sync: Callable[[int], None]) -> None:
+        """Syncs the part file. Raises OSError, and always again after a first failure.
+
+        When it fails, the pages that were to be written may be clean in the cache and not on the disk: no
+        later sync would write them, and a checksum of them proves nothing. So the checkpoint claims only the
+        chunks that were on the disk before.
+        """
+        if self._broken:
+            raise OSError(errno.EIO, "an earlier sync of it failed")
+        try:
+            sync(self._fd)
+        except OSError:
+            self._broken = True
+            if self._checkpoint is not None and self.ledger is not None:
+                snapshot = self._snapshot((), False, self._durable)
+                claimed = _both(snapshot.claimed, self._on_disk)
+                try:
+                    self._checkpoint.write(replace(snapshot, claimed=claimed), durable=False)
+                except StorageError:
+                    pass  # the sync's own failure is told
+            raise
 
     @property
     def claim_bytes(self) -> int:
@@ -431,7 +463,7 @@ class PartFile:
             self.target,
             size=size,
             mtime=mtime,
-            durable=durable,
+            sync=(lambda _: self._synced(os.fsync)) if durable else None,
             replace=replace,
             record=record,
         )
@@ -486,6 +518,11 @@ class PartFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _both(one: bytes, other: bytes) -> bytes:
+    both = int.from_bytes(one, "little") & int.from_bytes(other, "little")
+    return both.to_bytes(len(one), "little")
 
 
 def _set_bits(bits: bytes) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
@@ -25,15 +26,15 @@ def publish(
     *,
     size: int,
     mtime: float | None,
-    durable: bool,
+    sync: Callable[[int], None] | None,
     replace: bool,
     record: bytes | None,
 ) -> None:
     """Makes the part file behind `fd` the target, in one rename. Raises StorageError, also when the part
     file's name has come to stand for something else, and TargetExistsError.
 
-    Order: length, times, attribute; sync of the file; rename (or link, where nothing may be replaced); sync
-    of the directory.
+    Order: length, times, attribute; `sync` of the file; rename (or link, where nothing may be replaced);
+    sync of the directory. Without `sync` nothing is synced.
     """
     try:
         if os.fstat(fd).st_size != size:
@@ -42,15 +43,15 @@ def publish(
             os.utime(fd, (mtime, mtime))
         if record is not None:
             _keep(fd, record)
-        if durable:
-            os.fsync(fd)
+        if sync is not None:
+            sync(fd)
         if not target.directory.holds(target.part_name, fd):
             raise StorageError(
                 f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
                 "find out by whom, and run it again"
             )
-        _rename(target, replace, durable)
-        if durable:
+        _rename(target, replace, sync is not None)
+        if sync is not None:
             target.directory.sync()
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error

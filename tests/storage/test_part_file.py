@@ -659,6 +659,57 @@ def test_a_sync_that_fails_is_not_tried_again_and_promises_nothing(
     assert stored is not None and stored.claimed == stored.durable == b"\x03\0"
 
 
+def failing(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_what_a_failed_sync_was_to_write_is_given_up_though_its_bytes_seem_to_be_there(
+    target: Target, sink: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, 140_000)
+    part.sync()
+    fill(part, 140_000, SIZE)
+    part.claim()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing)
+        with pytest.raises(StorageError):
+            if call == "fdatasync":
+                part.sync()
+            else:
+                part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    part.claim()  # what comes late changes nothing
+    part.sync()
+    with pytest.raises(StorageError, match="an earlier sync of it failed"):
+        part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    part.close()
+    part, left = reopened(target)
+    assert left.ledger.present() == [(0, 140_000)]
+    finish(part, left, sink)
+
+
+def test_what_was_there_since_before_the_boot_survives_a_failed_sync(
+    target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, 140_000)
+    part.claim()
+    part.close()
+    monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    part, left = reopened(target)
+    part.adopt(left, IDENTITY, sink=sink)
+    fill(part, 140_000, 490_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", failing)
+        with pytest.raises(StorageError):
+            part.sync()
+    part.close()
+    part, left = reopened(target)
+    assert left.ledger.present() == [(0, 140_000)]
+    part.close()
+
+
 def test_writeback_is_paced_without_harm(target: Target, sink: str) -> None:
     part = allocated(target, sink)
     part.pace_writeback()
