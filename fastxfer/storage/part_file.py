@@ -220,6 +220,8 @@ class PartFile:
         self._on_disk = left.on_disk
         if left.dropped or left.verified:
             self._durable = bytes(len(left.checkpoint.durable))
+        if left.dropped:
+            self.claim(tuple(left.partials.items()))  # before the file looks like the one that was trusted
         self._reserve(left.ledger.size, sink)
 
     def allocate(

@@ -265,6 +265,26 @@ def test_a_part_file_that_is_gone_leaves_nothing_to_trust(target: Target, sink: 
     finish(part, left, sink)
 
 
+def test_a_new_part_file_with_the_old_ones_inode_is_not_trusted(
+    target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system gives the number of a removed file to the next one."""
+    part = allocated(target, sink)
+    fill(part, 0, 490_000)
+    part.sync()
+    was = part._stat
+    part.close()
+    target.part.unlink()
+    part, left = reopened(target)
+    part.adopt(left, IDENTITY, sink=sink)
+    part.close()  # a kill, before anything was written
+    part = PartFile.open(target, SOURCE)
+    monkeypatch.setattr(part, "_stat", was)
+    found = part.read_left()
+    assert found is not None and found.ledger.present() == []
+    part.close()
+
+
 def test_a_part_file_replaced_by_other_bytes_leaves_nothing_to_trust(target: Target, sink: str) -> None:
     part = allocated(target, sink)
     fill(part, 0, 490_000)
