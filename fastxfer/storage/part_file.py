@@ -361,7 +361,7 @@ class PartFile:
             url_sha256=self.source.url_sha256,
             identity=self.identity,
             chunk_size=self._chunk_size,
-            durable=durable,
+            durable=_both(durable, claimed),  # a stream that began again has fewer chunks than were durable
             claimed=claimed,
             crcs=self.ledger.crcs() if self.ledger is not None else b"",
             boot_id=boot_id(),
@@ -381,6 +381,8 @@ class PartFile:
         snapshot = self._snapshot(partials, paused, self._durable)
         self.check(self.ledger.size)
         self._checkpoint.write(snapshot, durable=False)
+        self._durable = snapshot.durable
+        self._on_disk = _both(self._on_disk, snapshot.claimed)
 
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.

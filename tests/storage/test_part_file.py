@@ -679,6 +679,20 @@ def test_a_sync_that_fails_is_not_tried_again_and_promises_nothing(
     assert stored is not None and stored.claimed == stored.durable == b"\x03\0"
 
 
+def test_a_stream_that_begins_again_claims_no_more_than_it_has(target: Target, sink: str) -> None:
+    part = allocated(target, sink)
+    fill(part, 0, 490_000)
+    part.sync()
+    assert part.ledger is not None
+    part.ledger.reset()
+    fill(part, 0, 140_000)
+    part.claim()
+    part.close()
+    part, left = reopened(target)
+    assert left.ledger.present() == [(0, 140_000)]
+    finish(part, left, sink)
+
+
 def failing(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
