@@ -221,7 +221,8 @@ class PartFile:
         if left.dropped or left.verified:
             self._durable = bytes(len(left.checkpoint.durable))
         if left.dropped:
-            self.claim(tuple(left.partials.items()))  # before the file looks like the one that was trusted
+            # Before the file looks like the one that was trusted.
+            self._write_claim(self._snapshot(tuple(left.partials.items()), False, self._durable))
         self._reserve(left.ledger.size, sink)
 
     def allocate(
@@ -380,6 +381,11 @@ class PartFile:
             return
         snapshot = self._snapshot(partials, paused, self._durable)
         self.check(self.ledger.size)
+        self._write_claim(snapshot)
+
+    def _write_claim(self, snapshot: Checkpoint) -> None:
+        if self._checkpoint is None:
+            return
         self._checkpoint.write(snapshot, durable=False)
         self._durable = snapshot.durable
         self._on_disk = _both(self._on_disk, snapshot.claimed)
