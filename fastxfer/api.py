@@ -126,6 +126,7 @@ def start(
     on_change: str = "restart",
     ignore_etag: bool = False,
     durability: str = "periodic",
+    keep_ledger: bool = False,
     sink: str = "auto",
     progress: ProgressOption = None,
 ) -> Transfer:
@@ -182,6 +183,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
             ignore_etag: do not compare ETags.
             durability: "periodic" (synced every 5 s), "chunk", or "none".
+            keep_ledger: keep the CRC-64/NVME of each chunk beside the finished file, as `out.fxsum`, by which
+                `verify` finds what is damaged later. A ledger that is there already is always kept up.
             sink: "auto", "mmap" or "pwrite".
             progress: True for a bar, or a callable that takes a Progress about five times a second, on
                 a thread of its own.

@@ -28,7 +28,9 @@ from fastxfer.errors import OptionError
 
 PART = ".part"
 CHECKPOINT = ".part.ckpt"
-"""What the names of a file's working files end in."""
+LEDGER = ".fxsum"
+NEW_LEDGER = ".fxsum.new"
+"""What the names of a file's working files, of its kept ledger and of one that is to be kept end in."""
 MAX_NAME_BYTES = 255
 MAX_FILE_BYTES = MAX_NAME_BYTES - len(CHECKPOINT)
 MAX_PATH_BYTES = 2048

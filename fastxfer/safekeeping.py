@@ -13,18 +13,27 @@ import time
 from dataclasses import dataclass, field, replace
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.checksum import crc64nvme_combine
 from fastxfer._native.writer import Writer
-from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError, storage_error
+from fastxfer.errors import (
+    CheckpointError,
+    ChecksumError,
+    FastxferError,
+    StorageError,
+    TargetExistsError,
+    storage_error,
+)
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
+from fastxfer.storage import kept
+from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
-from fastxfer.storage.part_file import Left, PartFile, Partials, Source
+from fastxfer.storage.part_file import Left, PartFile, Partials, Source, whole_ledger
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
+from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined, ledger_of
 from fastxfer.units import format_size
 
 # Objects up to this size come in a request or a few: one buffered write, no mapping, no checkpoint.
@@ -33,8 +42,6 @@ CLAIM_S = 0.5
 SYNC_S = 5.0
 # A claim of a large ledger is megabytes: it is written rarely enough to keep under this rate.
 CLAIM_BYTES_A_S = 4e6
-# More chunks than this are not combined into a whole-object CRC unasked: each takes microseconds.
-COMBINE_CHUNKS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Safekeeping:
 
         Raises TargetExistsError, TargetBusyError, CheckpointError and StorageError; nothing is changed then.
         """
+        if self.options.keep_ledger:
+            kept.check_place(self.target)
         found = self._look_at_target()
         if found is not None:
             return found
@@ -93,22 +102,67 @@ class Safekeeping:
         if options.exists == "error":
             raise TargetExistsError(f"{target.final} is there already; choose exists=update, skip or replace")
         if options.exists == "skip":
+            self._see_to_ledger(None)
             return Found(Identity(there.st_size))
         if not os.access(target.name, os.W_OK, dir_fd=target.directory.fd):
             raise StorageError(
                 f"cannot write {target.final}: it is there and not writable; change its permissions"
             )
         if options.exists == "update" and options.checksum:
-            try:
-                with target.directory.reading(target.name) as fd:
-                    digests = digest_fd(fd, target.final, dict(options.checksum))
-            except OSError as error:
-                raise storage_error(f"read {target.final}", error) from error
-            if digests == dict(options.checksum):
-                return Found(Identity(there.st_size), digests, "checksum")
+            reading = self._read_target(there.st_size)
+            if reading.digests == dict(options.checksum):
+                self._see_to_ledger(reading.found if reading.found.complete else None)
+                return Found(Identity(there.st_size), reading.digests, "checksum")
         else:
             self.candidate = options.exists == "update"
         return None
+
+    def _read_target(self, size: int) -> Reading:
+        target, options = self.target, self.options
+        try:
+            with target.directory.reading(target.name) as fd:
+                chunk_size = chunk_size_for(size, options.chunk_size)
+                reading = Reading(
+                    fd, target.final, size, chunk_size, algorithms=[name for name, _ in options.checksum]
+                )
+                reading.run()
+        except OSError as error:
+            raise storage_error(f"read {target.final}", error) from error
+        return reading
+
+    def _see_to_ledger(self, proven: ChunkLedger | None) -> None:
+        """The target stays as it is: sees to its ledger, if one is to be kept. One that is missing is made of
+        `proven`, the chunks of a file whose checksum held; never of a file that nothing proves.
+        """
+        target = self.target
+        if not self.options.keep_ledger:
+            return
+        try:
+            with target.directory.reading(target.name) as fd:
+                there = kept.beside(target, fd)
+            why = "nothing proves its bytes: use a checksum, or exists=replace"
+        except OSError as error:
+            raise storage_error(f"read {target.final}", error) from error
+        except CheckpointError as error:
+            there, why = None, str(error)
+        if proven is None and there is None:
+            self.notes.append(f"no ledger of {target.final} was made: {why}")
+        if there is not None and (proven is None or there.crc64 == combined(proven)):
+            if not target.directory.has(target.ledger_name):
+                self._keep_ledger(there)  # a kill came before it got its name
+        elif proven is not None:
+            identity = Identity(proven.size)
+            self._keep_ledger(whole_ledger(self._source, proven, identity, combined(proven)))
+
+    def _keep_ledger(self, ledger: Checkpoint) -> None:
+        part = self._part if self._part is not None else PartFile.open(self.target, self._source)
+        try:
+            kept.replace_one(self.target, ledger, durable=self.options.durability != "none")
+        finally:
+            if part is not self._part:
+                if os.fstat(part.fd).st_size == 0:
+                    part.discard_if_empty()
+                part.close()
 
     def _provable(self, part: PartFile, left: Left | None) -> Left | None:
         """Returns what was left if it can be held against the remote object at all."""
@@ -137,6 +191,7 @@ class Safekeeping:
         """
         options = self.options
         if self.candidate and is_unchanged(self.target, identity, ignore_etag=options.ignore_etag):
+            self._see_to_ledger(None)
             return False
         self.candidate = False
         part = self._open_part()
@@ -291,11 +346,12 @@ class Safekeeping:
         part, options = self._open_part(), self.options
         size = part.ledger.size if part.ledger is not None else self.stream[0]
         identity = replace(identity, size=size)
-        checksums = self._digests(part, size)
-        for algorithm, expected in options.checksum:
+        wanted = self._wanted(part)
+        checksums = self._digests(part, size, wanted)
+        for algorithm, expected in wanted.items():
             if checksums[algorithm] == expected:
                 continue
-            if resumed:
+            if resumed and options.on_change != "fail":
                 return f"the {algorithm} of what was put together was wrong"
             self.save(())
             raise ChecksumError(
@@ -315,31 +371,45 @@ class Safekeeping:
             durable=options.durability != "none",
             replace=options.exists in ("update", "replace"),
             record=make_record(identity, mtime),
+            ledger=self._ledger_to_keep(part, identity, checksums),
         )
         self.close()
         return Found(identity, checksums, "checksum" if options.checksum else "none")
 
-    def _digests(self, part: PartFile, size: int) -> dict[str, str]:
+    def _wanted(self, part: PartFile) -> dict[str, str]:
+        """Returns the digests that the object must have: the caller's, and what the checkpoint knew."""
+        wanted = dict(self.options.checksum)
+        if part.expected_crc64 is not None:
+            wanted.setdefault("crc64nvme", f"{part.expected_crc64:016x}")
+        return wanted
+
+    def _digests(self, part: PartFile, size: int, wanted: dict[str, str]) -> dict[str, str]:
         checksums: dict[str, str] = {}
         if self._follower is not None:
             follower, self._follower = self._follower, None
             checksums = follower.finish(size)
-        crc = self.stream[1] if part.ledger is None else _combined(part.ledger)
-        if crc is not None:
-            checksums["crc64nvme"] = f"{crc:016x}"
-        elif "crc64nvme" in dict(self.options.checksum):
+        if part.ledger is None:
+            checksums["crc64nvme"] = f"{self.stream[1]:016x}"
+        elif part.ledger.count <= COMBINE_CHUNKS:
+            checksums["crc64nvme"] = f"{combined(part.ledger):016x}"
+        elif "crc64nvme" in wanted:
             checksums |= digest_fd(part.fd, self.target.part, ["crc64nvme"])
         return checksums
 
-
-def _combined(ledger: ChunkLedger) -> int | None:
-    """Returns the object's CRC-64/NVME from its chunks' (no second read), or None when there are very
-    many.
-    """
-    if ledger.count > COMBINE_CHUNKS:
-        return None
-    crc = 0
-    for chunk in range(ledger.count):
-        start, stop = ledger.bounds(chunk)
-        crc = crc64nvme_combine(crc, ledger.crc(chunk), stop - start)
-    return crc
+    def _ledger_to_keep(
+        self, part: PartFile, identity: Identity, checksums: dict[str, str]
+    ) -> Checkpoint | None:
+        """Returns the ledger that is to stand beside the target: if asked for, and in place of an old one."""
+        target, ledger = self.target, part.ledger
+        if not self.options.keep_ledger and not kept.is_one(target.directory, target.ledger_name):
+            return None
+        if ledger is None:
+            size, crc = self.stream
+            ledger = ledger_of(part.fd, target.part, size, chunk_size_for(size, self.options.chunk_size))
+            if combined(ledger) != crc:
+                raise StorageError(
+                    f"the disk gave back other bytes of {target.part} than were written to it",
+                    kept=str(target.part),
+                )
+        known = checksums.get("crc64nvme")
+        return part.finished(ledger, identity, int(known, 16) if known is not None else combined(ledger))

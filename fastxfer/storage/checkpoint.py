@@ -54,6 +54,8 @@ class Checkpoint:
     device: int = 0
     partials: tuple[tuple[int, int], ...] = field(default=())
     paused: bool = False
+    crc64: int | None = None
+    """The CRC-64/NVME of the whole object, where it is known: what the bytes must come to."""
 
     @property
     def chunks(self) -> int:
@@ -62,6 +64,7 @@ class Checkpoint:
 
 
 def _description(checkpoint: Checkpoint) -> bytes:
+    known = {} if checkpoint.crc64 is None else {"crc64nvme": f"{checkpoint.crc64:016x}"}
     return json.dumps(
         {
             "url": checkpoint.url[:MAX_FIELD],
@@ -75,6 +78,7 @@ def _description(checkpoint: Checkpoint) -> bytes:
             "device": checkpoint.device,
             "partials": [[pos, f"{crc:016x}"] for pos, crc in checkpoint.partials],
             "paused": checkpoint.paused,
+            **known,
         },
         separators=(",", ":"),
     ).encode()
@@ -85,10 +89,10 @@ def _short(validator: str | None) -> str | None:
     return validator if validator is None or len(validator) <= MAX_FIELD else None
 
 
-def slot_size_for(checkpoint: Checkpoint) -> int:
-    """Returns a slot size in bytes that holds this checkpoint with any number of partials up to 1,024."""
+def slot_size_for(checkpoint: Checkpoint, partials: int = MAX_PARTIALS) -> int:
+    """Returns a slot size in bytes that holds this checkpoint with any number of partials up to that one."""
     fixed = _HEADER_BYTES + 4 + 2 * len(checkpoint.claimed) + len(checkpoint.crcs)
-    description = len(_description(_with_partials(checkpoint, ()))) + MAX_PARTIALS * _PARTIAL_BYTES
+    description = len(_description(_with_partials(checkpoint, ()))) + partials * _PARTIAL_BYTES
     return -(-(fixed + min(description, MAX_DESCRIPTION)) // BLOCK) * BLOCK
 
 
@@ -201,6 +205,7 @@ def _from_json(value: Any) -> dict[str, Any]:
         "device": _number(value["device"], 0, 2**64 - 1),
         "partials": tuple(partials),
         "paused": value["paused"] is True,
+        "crc64": _hex64(value["crc64nvme"]) if "crc64nvme" in value else None,
     }
 
 

@@ -85,6 +85,8 @@ class PartFile:
         self._written_back = b""
         self._spare = 0
         self._stat = os.fstat(fd)
+        self.expected_crc64: int | None = None
+        """What the whole object's CRC-64/NVME is known to be, of a checkpoint that says so."""
 
     # ---- opening ----
 
@@ -198,6 +200,7 @@ class PartFile:
         """Goes on with what was left. Raises StorageError, DiskFullError."""
         self.identity = identity
         self.ledger = left.ledger
+        self.expected_crc64 = left.checkpoint.crc64
         self._chunk_size = left.ledger.chunk_size
         self._durable = left.checkpoint.durable
         if left.dropped or left.verified:
@@ -214,6 +217,7 @@ class PartFile:
         if size:
             self._check_space(size)
         self._drop_progress()
+        self.expected_crc64 = None
         self.identity = identity
         self._chunk_size = chunk_size
         try:
@@ -305,6 +309,7 @@ class PartFile:
             device=self._stat.st_dev,
             partials=partials,
             paused=paused,
+            crc64=self.expected_crc64,
         )
 
     def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
@@ -354,18 +359,37 @@ class PartFile:
 
     # ---- the end ----
 
+    def finished(self, ledger: ChunkLedger, identity: Identity, crc64: int) -> Checkpoint:
+        """Returns what is to be kept of the whole object: its complete ledger, and what the object was."""
+        whole = whole_ledger(self.source, ledger, identity, crc64)
+        return replace(whole, inode=self._stat.st_ino, device=self._stat.st_dev)
+
     def publish(
-        self, *, size: int, mtime: float | None, durable: bool, replace: bool, record: bytes | None
+        self,
+        *,
+        size: int,
+        mtime: float | None,
+        durable: bool,
+        replace: bool,
+        record: bytes | None,
+        ledger: Checkpoint | None = None,
     ) -> None:
         """Makes the part file the target: sync, rename, sync of the directory, removal of the checkpoint.
 
-        `record` is kept as an extended attribute where the file system has them. With `replace` False an
-        existing target is left alone and TargetExistsError raised. Raises StorageError; the part file and
-        its checkpoint stay then.
+        `record` is kept as an extended attribute where the file system has them, `ledger` beside the target.
+        With `replace` False an existing target is left alone and TargetExistsError raised. Raises
+        StorageError; the part file and its checkpoint stay then.
         """
         self._mapping = None
         publish(
-            self._fd, self.target, size=size, mtime=mtime, durable=durable, replace=replace, record=record
+            self._fd,
+            self.target,
+            size=size,
+            mtime=mtime,
+            durable=durable,
+            replace=replace,
+            record=record,
+            ledger=ledger,
         )
         self._remove_checkpoint()
         self.close()
@@ -404,6 +428,20 @@ class PartFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def whole_ledger(source: Source, ledger: ChunkLedger, identity: Identity, crc64: int) -> Checkpoint:
+    """Returns what is kept of a finished file: its complete ledger, and what the object was."""
+    return Checkpoint(
+        url=source.url,
+        url_sha256=source.url_sha256,
+        identity=identity,
+        chunk_size=ledger.chunk_size,
+        durable=ledger.bits(),
+        claimed=ledger.bits(),
+        crcs=ledger.crcs(),
+        crc64=crc64,
+    )
 
 
 def _set_bits(bits: bytes) -> list[int]:

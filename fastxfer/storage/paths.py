@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastxfer.errors import OptionError, StorageError, storage_error
-from fastxfer.names import CHECKPOINT, MAX_FILE_BYTES, PART, name_of_url, safe_path
+from fastxfer.names import CHECKPOINT, LEDGER, MAX_FILE_BYTES, NEW_LEDGER, PART, name_of_url, safe_path
 from fastxfer.storage.directory import Directory
 
 _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -47,6 +47,21 @@ class Target:
     def checkpoint_name(self) -> str:
         """The name of its checkpoint."""
         return self.name + CHECKPOINT
+
+    @property
+    def ledger(self) -> Path:
+        """The path of its kept ledger."""
+        return self.directory.path / self.ledger_name
+
+    @property
+    def ledger_name(self) -> str:
+        """The name of its kept ledger."""
+        return self.name + LEDGER
+
+    @property
+    def new_ledger_name(self) -> str:
+        """The name of a ledger that is about to become its kept one."""
+        return self.name + NEW_LEDGER
 
     def check(self) -> None:
         """Looks whether it can be written. Raises StorageError when it or a working file is there and not a
