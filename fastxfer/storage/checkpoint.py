@@ -19,6 +19,7 @@ from typing import Any
 from fastxfer._native.bitmap import MAX_CHUNKS
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, storage_error
+from fastxfer.names import CHECKPOINT, NEW_CHECKPOINT
 from fastxfer.plan.response import Identity
 from fastxfer.storage.directory import Directory
 
@@ -262,10 +263,14 @@ class CheckpointFile:
 
     @classmethod
     def create(cls, directory: Directory, name: str, checkpoint: Checkpoint) -> CheckpointFile:
-        """Makes the file anew, with one slot filled, in place of what was there."""
+        """Makes the file anew, with one slot filled, in place of what was there.
+
+        It gets its name when the slot is written, so that a kill leaves no empty one.
+        """
         slot_size = slot_size_for(checkpoint)
+        new = name.removesuffix(CHECKPOINT) + NEW_CHECKPOINT
         try:
-            fd = directory.open_file(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            fd = directory.open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
             raise storage_error(f"create {directory.path / name}", error) from error
         made = cls(
@@ -274,6 +279,7 @@ class CheckpointFile:
         try:
             os.truncate(fd, 2 * slot_size)
             made.write(checkpoint, durable=False)
+            os.rename(new, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         except OSError as error:
             made.close()
             raise storage_error(f"create {directory.path / name}", error) from error
