@@ -135,7 +135,7 @@ class Safekeeping:
         `proven`, the chunks of a file whose checksum held; never of a file that nothing proves.
         """
         target = self.target
-        if not self.options.keep_ledger:
+        if not (self.options.keep_ledger or target.directory.has(target.new_ledger_name)):
             return
         try:
             with target.directory.reading(target.name) as fd:
@@ -145,12 +145,12 @@ class Safekeeping:
             raise storage_error(f"read {target.final}", error) from error
         except CheckpointError as error:
             there, why = None, str(error)
-        if proven is None and there is None:
+        if proven is None and there is None and self.options.keep_ledger:
             self.notes.append(f"no ledger of {target.final} was made: {why}")
         if there is not None and (proven is None or there.crc64 == combined(proven)):
             if not target.directory.has(target.ledger_name):
                 self._keep_ledger(there)  # a kill came before it got its name
-        elif proven is not None:
+        elif proven is not None and self.options.keep_ledger:
             identity = Identity(proven.size)
             self._keep_ledger(whole_ledger(self._source, proven, identity, combined(proven)))
 
@@ -166,14 +166,10 @@ class Safekeeping:
 
     def _provable(self, part: PartFile, left: Left | None) -> Left | None:
         """Returns what was left if it can be held against the remote object at all."""
-        if left is None:
-            return None
-        identity, options = left.checkpoint.identity, self.options
-        etag = None if options.ignore_etag else identity.strong_etag
-        same_url = left.checkpoint.url_sha256 == part.source.url_sha256
-        if options.checksum or etag or (same_url and identity.has_validator) or options.resume == "force":
+        if left is None or provable(left.checkpoint, part.source, self.options):
             return left
-        reason = "it is of another URL" if not same_url else "the server gave nothing to know the object by"
+        other = left.checkpoint.url_sha256 != part.source.url_sha256
+        reason = "it is of another URL" if other else "the server gave nothing to know the object by"
         self.drop_left(f"{reason}; give a checksum, or resume=force, to go on in such a case")
         return None
 
@@ -401,7 +397,8 @@ class Safekeeping:
     ) -> Checkpoint | None:
         """Returns the ledger that is to stand beside the target: if asked for, and in place of an old one."""
         target, ledger = self.target, part.ledger
-        if not self.options.keep_ledger and not kept.is_one(target.directory, target.ledger_name):
+        names = (target.ledger_name, target.new_ledger_name)
+        if not (self.options.keep_ledger or any(kept.is_one(target.directory, name) for name in names)):
             return None
         if ledger is None:
             size, crc = self.stream
@@ -413,3 +410,12 @@ class Safekeeping:
                 )
         known = checksums.get("crc64nvme")
         return part.finished(ledger, identity, int(known, 16) if known is not None else combined(ledger))
+
+
+def provable(checkpoint: Checkpoint, source: Source, options: TransferOptions) -> bool:
+    """Returns whether what a checkpoint speaks of can be held against the object at `source` at all."""
+    identity = checkpoint.identity
+    etag = None if options.ignore_etag else identity.strong_etag
+    same_url = checkpoint.url_sha256 == source.url_sha256
+    decides = options.checksum or checkpoint.crc64 is not None or options.resume == "force"
+    return bool(decides or etag or (same_url and identity.has_validator))

@@ -39,12 +39,15 @@ def read(directory: Directory, name: str) -> Checkpoint | None:
 def beside(target: Target, fd: int) -> Checkpoint | None:
     """Returns the kept ledger of the target behind `fd`, or None when there is none. Raises as `read`."""
     found = read(target.directory, target.ledger_name)
-    if found is None and target.directory.has(target.new_ledger_name):
+    if found is not None or not target.directory.has(target.new_ledger_name):
+        return found
+    try:
         found = read(target.directory, target.new_ledger_name)
-        file = os.fstat(fd)
-        if found is not None and (found.inode, found.device) != (file.st_ino, file.st_dev):
-            return None  # of a part file that did not come to its end
-    return found
+    except CheckpointError:
+        return None  # a kill came while it was written
+    file = os.fstat(fd)
+    of_it = found is not None and (found.inode, found.device) == (file.st_ino, file.st_dev)
+    return found if of_it else None  # or it is of a part file that did not come to its end
 
 
 def chunks_of(checkpoint: Checkpoint) -> ChunkLedger:

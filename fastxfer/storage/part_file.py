@@ -20,18 +20,17 @@ import os
 from dataclasses import dataclass, replace
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.checksum import crc64nvme
 from fastxfer._native.writer import Mapping, Writer, prefers_mapping, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import publish
+from fastxfer.storage.reading import crc_of
 
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
 # buffers.
 BUFFER_BYTES = 256 * 1024
-READ_BYTES = 1024**2
 # What bringing a MiB of the mapping in may cost before `auto` goes on with pwrite, whose own price this is
 # about. It is 0.13 to 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages
 # of 4 KiB; 2 ms and more on a virtual machine whose free memory its host took back.
@@ -99,7 +98,7 @@ class PartFile:
             except OSError as error:
                 raise storage_error(f"write {target.part}", error) from error
             try:
-                _lock(fd, target)
+                lock(fd, target)
                 if target.directory.holds(target.part_name, fd):
                     if os.fstat(fd).st_nlink <= 1:
                         return cls(target, fd, source)
@@ -162,7 +161,7 @@ class PartFile:
             if chunk in trusted:
                 continue
             start, stop = ledger.bounds(chunk)
-            if self._crc_of(start, stop) == ledger.crc(chunk):
+            if crc_of(self._fd, self.target.part, start, stop) == ledger.crc(chunk):
                 verified += 1
             else:
                 ledger.clear(chunk)
@@ -171,28 +170,13 @@ class PartFile:
         for pos, crc in checkpoint.partials:
             chunk = pos // checkpoint.chunk_size
             start = chunk * checkpoint.chunk_size
-            if pos > start and chunk not in ledger and self._crc_of(start, pos) == crc:
+            holds = pos > start and chunk not in ledger
+            if holds and crc_of(self._fd, self.target.part, start, pos) == crc:
                 partials[pos] = crc
         if dropped:
             name = self.target.part_name
             self.note = f"{dropped} chunks of {name} did not hold their checksums and are fetched again"
         return Left(checkpoint, ledger, partials, verified, dropped)
-
-    def _crc_of(self, start: int, stop: int) -> int | None:
-        """Returns the CRC-64/NVME of a stretch of the part file, or None when it is not all there."""
-        crc = 0
-        while start < stop:
-            try:
-                block = os.pread(self._fd, min(READ_BYTES, stop - start), start)
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    return None  # a bad block: those bytes are missing
-                raise storage_error(f"read {self.target.part}", error) from error
-            if not block:
-                return None
-            crc = crc64nvme(block, crc)
-            start += len(block)
-        return crc
 
     # ---- space ----
 
@@ -401,9 +385,13 @@ class PartFile:
         self.close()
 
     def discard_if_empty(self) -> None:
-        """Removes the part file if nothing is in it and no checkpoint speaks of it."""
+        """Removes the part file if nothing is in it and no checkpoint speaks of it, or it has not a byte."""
+        if self._fd < 0:
+            return
+        if self.ledger is None and os.fstat(self._fd).st_size == 0:
+            self._remove_checkpoint()  # of a file that a kill left without it
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
-        if nothing and self._fd >= 0 and not self.target.directory.has(self.target.checkpoint_name):
+        if nothing and not self.target.directory.has(self.target.checkpoint_name):
             self.target.directory.remove(self.target.part_name)
 
     def _drop_progress(self) -> None:
@@ -448,9 +436,10 @@ def _set_bits(bits: bytes) -> list[int]:
     return [8 * i + k for i, byte in enumerate(bits) if byte for k in range(8) if byte >> k & 1]
 
 
-def _lock(fd: int, target: Target) -> None:
+def lock(fd: int, target: Target, *, shared: bool = False) -> None:
+    """Locks a part file to write to it, or `shared` to read it. Raises TargetBusyError and StorageError."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise TargetBusyError(
             f"{target.final} is being written by another transfer; wait for it or end it"

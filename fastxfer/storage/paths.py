@@ -121,3 +121,31 @@ def target_below(root: Directory, name: str) -> Target:
     target = Target(root.walk(folders, create=True), last)
     target.check()
     return target
+
+
+def target_of(path: str | os.PathLike[str]) -> Target:
+    """Returns the target that a path means: itself, or the one whose part file, checkpoint or kept ledger it
+    is. Raises OptionError and StorageError.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise OptionError("a path must not hold a NUL character")
+    directory, name = _open_parent(Path(text)), Path(text).name
+    if name.endswith(CHECKPOINT):
+        name = name.removesuffix(CHECKPOINT)
+    elif name.endswith(PART) and not directory.has(name + PART):
+        name = name.removesuffix(PART)
+    elif name.endswith(LEDGER) and directory.has(name.removesuffix(LEDGER)):
+        name = name.removesuffix(LEDGER)
+    if not name:
+        raise OptionError(f"{text!r} names no file")
+    return Target(directory, name)
+
+
+def _open_parent(path: Path) -> Directory:
+    try:
+        return Directory.open(path.parent)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StorageError(f"nothing is there: {path.parent} is no directory") from error
+    except OSError as error:
+        raise storage_error(f"open the directory {path.parent}", error) from error

@@ -54,7 +54,7 @@ def publish(
                 "find out by whom, and run it again"
             )
         kept.stage(target, ledger, durable=durable)
-        _rename(target, replace)
+        rename(target, replace)
         if durable:
             target.directory.sync()
         if ledger is not None:
@@ -65,7 +65,8 @@ def publish(
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
 
 
-def _rename(target: Target, replace: bool) -> None:
+def rename(target: Target, replace: bool) -> None:
+    """Gives the part file the target's name. Raises OSError, FileExistsError if nothing may be replaced."""
     part, final, at = target.part_name, target.name, target.directory.fd
     if not replace:
         try:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.checksum import crc64nvme, crc64nvme_combine
 from fastxfer.errors import StorageError, storage_error
-from fastxfer.plan.ranges import Span
+from fastxfer.plan.ranges import Span, length
 from fastxfer.storage.digest import make_hasher
 
 # Blocks of 1 MiB come from the page cache as fast as larger ones, and stay in a second-level cache.
@@ -58,8 +58,10 @@ class Reading:
         self._crcs = array("Q", bytes(8 * self.found.count))
         self._bits = bytearray(-(-self.found.count // 8))
         self._algorithms = tuple(algorithms)
-        whole = [(0, max(size, self._file_size))]
-        self._batches = self._cut(whole if spans is None or self._algorithms else spans)
+        spans = [(0, size)] if spans is None else list(spans)
+        self.to_read = max(size, self._file_size) if self._algorithms else length(spans)
+        """Bytes that it reads, if the file has them."""
+        self._batches = self._cut(spans)
         self._lock = threading.Lock()
         self._stopped = False
         self._error: BaseException | None = None
@@ -97,7 +99,7 @@ class Reading:
         """Gives stretches of whole chunks, of a block or of one chunk, whichever is more."""
         step = max(1, BLOCK // self.found.chunk_size) * self.found.chunk_size
         for start, stop in spans:
-            for at in range(start, stop, step):
+            for at in range(start, min(stop, self._file_size), step):
                 yield at, min(at + step, stop)
 
     def _next(self) -> Span | None:
@@ -187,3 +189,20 @@ def ledger_of(fd: int, path: str | os.PathLike[str], size: int, chunk_size: int)
     if not reading.found.complete:
         raise StorageError(f"cannot read all of {os.fspath(path)}: it is shorter now, or its disk fails")
     return reading.found
+
+
+def crc_of(fd: int, path: str | os.PathLike[str], start: int, stop: int) -> int | None:
+    """Returns the CRC-64/NVME of a stretch of a file, None when not all is there. Raises StorageError."""
+    crc = 0
+    while start < stop:
+        try:
+            block = os.pread(fd, min(BLOCK, stop - start), start)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return None  # a bad block: those bytes are missing
+            raise storage_error(f"read {os.fspath(path)}", error) from error
+        if not block:
+            return None
+        crc = crc64nvme(block, crc)
+        start += len(block)
+    return crc
