@@ -269,6 +269,7 @@ class CheckpointFile:
         """
         slot_size = slot_size_for(checkpoint)
         new = name.removesuffix(CHECKPOINT) + NEW_CHECKPOINT
+        directory.look(name)  # what is no file is not replaced
         try:
             fd = directory.open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
