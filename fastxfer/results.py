@@ -127,14 +127,14 @@ class VerifyResult:
         if self.bad:
             ranges = f"{len(self.bad)} range{'s' if len(self.bad) > 1 else ''}"
             return (
-                f"{self.path}: damaged, {format_size(length(self.bad))} in {ranges} "
-                f"of {format_size(self.size)} do not hold against {against}"
+                f"{self.path}: damaged, {format_size(length(self.bad))} of {format_size(self.size)} "
+                f"in {ranges} does not hold against {against}"
             )
         if self.missing:
             there = self.size - length(self.missing)
             return (
                 f"{self.path}: incomplete, {format_size(there)} of {format_size(self.size)}, "
-                f"all of which hold, in {took}"
+                f"which holds against its checkpoint, in {took}"
             )
         mended = f", {format_size(self.repaired)} fetched to repair it" if self.mended else ""
-        return f"{self.path}: {format_size(self.size)} hold against {against}{mended}, in {took}"
+        return f"{self.path}: verified against {against}{mended}, {format_size(self.size)} in {took}"

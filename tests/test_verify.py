@@ -861,7 +861,7 @@ def test_a_file_that_is_written_to_meanwhile_is_not_judged(out: Path) -> None:
 def test_the_result_prints_and_turns_into_json(out: Path, nginx: Nginx) -> None:
     flip(out, 0)
     result = fastxfer.verify(out)
-    assert "damaged, 256 KiB in 1 range of 8.0 MiB do not hold against its ledger" in str(result)
+    assert "damaged, 256 KiB of 8.0 MiB in 1 range does not hold against its ledger" in str(result)
     told = json.loads(json.dumps(result.to_dict()))
     assert told["bad"] == [[0, CHUNK]]
     assert set(told) >= {

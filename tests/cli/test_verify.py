@@ -54,7 +54,7 @@ def first_chunk_is_claimed(out: Path) -> bool:
 def test_a_sound_file_is_0(out: Path) -> None:
     done = fastxfer("verify", out)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{out}: 8 MiB hold against its ledger, in ")
+    assert done.stdout.startswith(f"{out}: verified against its ledger, 8 MiB in ")
     assert done.stdout.count("\n") == 1
     quiet = fastxfer("verify", "-q", out)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
@@ -64,7 +64,7 @@ def test_damage_is_32_with_the_ranges_and_the_remedy(nginx: Nginx, thing: TestOb
     harm(out, 0, 5, 6)
     done = fastxfer("verify", out)
     told = one_error(done, 32)
-    assert "768 KiB in 2 ranges of 8 MiB do not hold against its ledger" in told
+    assert "768 KiB of 8 MiB in 2 ranges does not hold against its ledger" in told
     assert f": [0, {CHUNK}), [{5 * CHUNK}, {7 * CHUNK})" in told
     assert told.endswith(f"to repair: fastxfer verify '{out}' --repair URL\n")
     assert done.stdout == ""
@@ -117,7 +117,7 @@ def test_a_part_file_that_holds_is_7_and_one_that_does_not_is_32(
         process.communicate()
     told = one_error(fastxfer("verify", out), 7)
     assert "out.part: incomplete, " in told
-    assert "all of which hold" in told
+    assert "which holds against its checkpoint" in told
     harm(Path(f"{out}.part"), 0)
     assert f": [0, {CHUNK})" in one_error(fastxfer("verify", out), 32)
     done = fastxfer("verify", out, "--repair", nginx.url(thing.name))
