@@ -1,6 +1,6 @@
 """What is there of a file, and what of it holds: the reading side of `verify`.
 
-A *subject* is what is read, and what is known of it: for a finished file its kept ledger, `OUT.fxsum`; for a
+A *exhibit* is what is read, and what is known of it: for a finished file its kept ledger, `OUT.fxsum`; for a
 part file its checkpoint. Reading takes no lock on a finished file, which nobody writes to; a part file is
 locked, so that a running transfer is told apart and left alone. Nothing is changed.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer.errors import StorageError, TargetBusyError, storage_error
+from fastxfer.errors import CheckpointError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.grid import chunk_size_for
 from fastxfer.plan.ranges import Span, add
 from fastxfer.storage import kept
@@ -26,7 +26,7 @@ from fastxfer.storage.reopening import same_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Exhibit:
     """What is read, and what is known of it. `part` says that it is a part file, locked while it is open."""
 
     target: Target
@@ -62,7 +62,7 @@ class Findings:
 
 
 @contextmanager
-def open_subject(path: str | os.PathLike[str], *, to_repair: bool) -> Iterator[Subject]:
+def open_exhibit(path: str | os.PathLike[str], *, to_repair: bool) -> Iterator[Exhibit]:
     """Gives what `path` means: the finished file, or where there is none, or it was named, the part file.
 
     Raises StorageError when there is neither, TargetBusyError for a part file that is being written,
@@ -89,30 +89,30 @@ def open_subject(path: str | os.PathLike[str], *, to_repair: bool) -> Iterator[S
             known = found[0] if found is not None and found[0].identity.size is not None else None
         else:
             known = kept.beside(target, fd)
-        yield Subject(target, name, fd, os.fstat(fd), known, part)
+        yield Exhibit(target, name, fd, os.fstat(fd), known, part)
     finally:
         os.close(fd)
 
 
-def examine(subject: Subject, wanted: Sequence[str], begun: Callable[[Reading], object]) -> Findings:
-    """Reads a subject once, and returns what of it holds, and the digests `wanted` of the whole.
+def examine(exhibit: Exhibit, wanted: Sequence[str], begun: Callable[[Reading], object]) -> Findings:
+    """Reads an exhibit once, and returns what of it holds, and the digests `wanted` of the whole.
 
-    `begun` is called with the reading before it begins. Raises StorageError, and TargetBusyError when the
-    file changes meanwhile.
+    `begun` is called with the reading before it begins. Raises StorageError, TargetBusyError when the file
+    changes meanwhile, and CheckpointError for a ledger that contradicts itself.
     """
-    known, size = subject.known, subject.size
-    ledger = _claimed(subject)
+    known, size = exhibit.known, exhibit.size
+    ledger = _claimed(exhibit)
     findings = Findings(ChunkLedger(size, ledger.chunk_size), ledger)
-    if subject.part and not (known is not None and ledger.complete):
+    if exhibit.part and not (known is not None and ledger.complete):
         if wanted:
             findings.notes.append("a checksum is of the whole object: it was not held against a part of it")
         wanted = []
     if known is None and not wanted:
         return findings
-    combines = ledger.count <= COMBINE_CHUNKS and subject.seen.st_size == size
+    combines = ledger.count <= COMBINE_CHUNKS and exhibit.seen.st_size == size
     reading = Reading(
-        subject.fd,
-        subject.path,
+        exhibit.fd,
+        exhibit.path,
         size,
         ledger.chunk_size,
         spans=ledger.present() if known is not None else None,
@@ -120,57 +120,66 @@ def examine(subject: Subject, wanted: Sequence[str], begun: Callable[[Reading], 
     )
     begun(reading)
     reading.run()
-    _look_again(subject)
+    _look_again(exhibit)
     findings.digests = reading.digests
     if combines and reading.found.complete:
         findings.digests["crc64nvme"] = f"{combined(reading.found):016x}"
     if known is not None:
         _compare(findings, reading.found)
-        if subject.part:
-            _look_at_partials(subject, known, findings)
+        if exhibit.part:
+            _look_at_partials(exhibit, known, findings)
         else:
-            _look_at_length(subject, findings)
+            _look_at_length(exhibit, findings)
+            _look_at_whole(exhibit, known, findings)
     return findings
 
 
-def _claimed(subject: Subject) -> ChunkLedger:
+def _claimed(exhibit: Exhibit) -> ChunkLedger:
     """Returns the chunks that should be there, with the CRCs that they should have."""
-    known, size = subject.known, subject.size
+    known, size = exhibit.known, exhibit.size
     if known is None:
         return ChunkLedger(size, chunk_size_for(size))
     ledger = kept.chunks_of(known)
-    if subject.part and known.crc64 is not None:
+    if exhibit.part and known.crc64 is not None:
         # It was a finished file before: what its ledger says of a chunk counts, whatever came since.
-        old = kept.read(subject.target.directory, subject.target.ledger_name)
+        old = kept.read(exhibit.target.directory, exhibit.target.ledger_name)
         if old is not None and (old.crc64, old.chunk_size) == (known.crc64, known.chunk_size):
             ledger.load(known.claimed, old.crcs)
     return ledger
 
 
-def _look_again(subject: Subject) -> None:
+def _look_again(exhibit: Exhibit) -> None:
     """Raises TargetBusyError when the file that was read is not what stands there now."""
-    same = same_bytes(subject.seen, os.fstat(subject.fd))
-    if not same or not subject.target.directory.holds(subject.name, subject.fd):
-        raise TargetBusyError(f"{subject.path} was changed while it was read; run it again")
+    same = same_bytes(exhibit.seen, os.fstat(exhibit.fd))
+    if not same or not exhibit.target.directory.holds(exhibit.name, exhibit.fd):
+        raise TargetBusyError(f"{exhibit.path} was changed while it was read; run it again")
 
 
-def _look_at_length(subject: Subject, findings: Findings) -> None:
-    more = subject.seen.st_size - subject.size
+def _look_at_whole(exhibit: Exhibit, known: Checkpoint, findings: Findings) -> None:
+    whole = findings.digests.get("crc64nvme")
+    if not findings.bad and whole is not None and known.crc64 is not None and int(whole, 16) != known.crc64:
+        raise CheckpointError(
+            f"{exhibit.target.ledger} contradicts itself: all chunks hold, and not the whole; remove it"
+        )
+
+
+def _look_at_length(exhibit: Exhibit, findings: Findings) -> None:
+    more = exhibit.seen.st_size - exhibit.size
     if more > 0:
-        findings.bad = add(findings.bad, (subject.size, subject.seen.st_size))
+        findings.bad = add(findings.bad, (exhibit.size, exhibit.seen.st_size))
         findings.notes.append(f"the file is {more} bytes longer than the object")
     elif more < 0:
         findings.notes.append(f"the file is {-more} bytes shorter than the object")
 
 
-def _look_at_partials(subject: Subject, known: Checkpoint, findings: Findings) -> None:
+def _look_at_partials(exhibit: Exhibit, known: Checkpoint, findings: Findings) -> None:
     """Looks at the first bytes of chunks that are not complete."""
     holding = []
     for pos, crc in known.partials:
         start = pos - pos % known.chunk_size
         if pos == start or pos // known.chunk_size in findings.claimed:
             continue
-        if crc_of(subject.fd, subject.path, start, pos) == crc:
+        if crc_of(exhibit.fd, exhibit.path, start, pos) == crc:
             holding.append((pos, crc))
         elif not any(start < stop and begin < pos for begin, stop in findings.bad):
             findings.bad = add(findings.bad, (start, pos))

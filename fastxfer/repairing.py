@@ -17,7 +17,7 @@ from fastxfer import probing
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.download import Download
 from fastxfer.errors import CannotResumeError, RemoteChangedError
-from fastxfer.examining import Findings, Subject
+from fastxfer.examining import Exhibit, Findings
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span, subtract
 from fastxfer.plan.response import Identity, difference
@@ -47,12 +47,12 @@ class Repair:
         """How the transfer stands, None before there is one."""
         return self._download.progress if self._download is not None else None
 
-    def prepare(self, subject: Subject, findings: Findings, result: VerifyResult) -> Mend:
-        """Returns what does the repair, once the subject is closed. A part file has its false claims taken
+    def prepare(self, exhibit: Exhibit, findings: Findings, result: VerifyResult) -> Mend:
+        """Returns what does the repair, once the exhibit is closed. A part file has its false claims taken
         back now, while it is locked.
         """
-        known, target = subject.known, subject.target
-        if subject.part:
+        known, target = exhibit.known, exhibit.target
+        if exhibit.part:
             assert known is not None
             self._must_be_provable(known, target)
             if findings.bad:
@@ -62,7 +62,7 @@ class Repair:
             why = "there is no ledger" if known is None else "its ledger holds"
             note = f"{why}, so nothing tells which bytes are wrong: the whole was fetched"
             return lambda: self._whole(target, result, None, note)
-        return lambda: self._by_range(target, subject, known, findings.good, result)
+        return lambda: self._by_range(target, exhibit, known, findings.good, result)
 
     def _must_be_provable(self, known: Checkpoint, target: Target) -> None:
         source = Source.of(self._source.url, self._source.display)
@@ -77,7 +77,7 @@ class Repair:
     def _by_range(
         self,
         target: Target,
-        subject: Subject,
+        exhibit: Exhibit,
         known: Checkpoint,
         good: ChunkLedger,
         result: VerifyResult,
@@ -88,14 +88,14 @@ class Repair:
         if not good.done:
             return self._whole(target, result, known.crc64, "no chunk held: the whole was fetched")
         left = replace(known, claimed=good.bits(), durable=good.bits(), crcs=good.crcs())
-        reopening.reopen(target, left, subject.seen)
+        reopening.reopen(target, left, exhibit.seen)
         options = replace(self._options, on_change="fail", keep_ledger=True)
         try:
             fetched = self._fetch(target, options)
         except BaseException:
             now = self.progress
             if now is None or now.done <= good.done_bytes:
-                reopening.take_back(target, subject.seen.st_size)
+                reopening.take_back(target, exhibit.seen.st_size)
             raise
         return _mended(result, fetched, result.bad)
 

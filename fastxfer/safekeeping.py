@@ -12,10 +12,10 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 
+from fastxfer import ledgers
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Writer
 from fastxfer.errors import (
-    CheckpointError,
     ChecksumError,
     FastxferError,
     StorageError,
@@ -30,10 +30,10 @@ from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
-from fastxfer.storage.part_file import Left, PartFile, Partials, Source, whole_ledger
+from fastxfer.storage.part_file import Left, PartFile, Partials, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
-from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined, ledger_of
+from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined
 from fastxfer.units import format_size
 
 # Objects up to this size come in a request or a few: one buffered write, no mapping, no checkpoint.
@@ -131,38 +131,9 @@ class Safekeeping:
         return reading
 
     def _see_to_ledger(self, proven: ChunkLedger | None) -> None:
-        """The target stays as it is: sees to its ledger, if one is to be kept. One that is missing is made of
-        `proven`, the chunks of a file whose checksum held; never of a file that nothing proves.
-        """
-        target = self.target
-        if not (self.options.keep_ledger or target.directory.has(target.new_ledger_name)):
-            return
-        try:
-            with target.directory.reading(target.name) as fd:
-                there = kept.beside(target, fd)
-            why = "nothing proves its bytes: use a checksum, or exists=replace"
-        except OSError as error:
-            raise storage_error(f"read {target.final}", error) from error
-        except CheckpointError as error:
-            there, why = None, str(error)
-        if proven is None and there is None and self.options.keep_ledger:
-            self.notes.append(f"no ledger of {target.final} was made: {why}")
-        if there is not None and (proven is None or there.crc64 == combined(proven)):
-            if not target.directory.has(target.ledger_name):
-                self._keep_ledger(there)  # a kill came before it got its name
-        elif proven is not None and self.options.keep_ledger:
-            identity = Identity(proven.size)
-            self._keep_ledger(whole_ledger(self._source, proven, identity, combined(proven)))
-
-    def _keep_ledger(self, ledger: Checkpoint) -> None:
-        part = self._part if self._part is not None else PartFile.open(self.target, self._source)
-        try:
-            kept.replace_one(self.target, ledger, durable=self.options.durability != "none")
-        finally:
-            if part is not self._part:
-                if os.fstat(part.fd).st_size == 0:
-                    part.discard_if_empty()
-                part.close()
+        note = ledgers.see_to(self.target, self._source, self.options, part=self._part, proven=proven)
+        if note:
+            self.notes.append(note)
 
     def _provable(self, part: PartFile, left: Left | None) -> Left | None:
         """Returns what was left if it can be held against the remote object at all."""
@@ -361,13 +332,14 @@ class Safekeeping:
             )
         modified = http_time(identity.last_modified)
         mtime = modified if modified is not None else time.time()
+        crc64 = int(checksums["crc64nvme"], 16) if "crc64nvme" in checksums else None
         part.publish(
             size=size,
             mtime=mtime,
             durable=options.durability != "none",
             replace=options.exists in ("update", "replace"),
             record=make_record(identity, mtime),
-            ledger=self._ledger_to_keep(part, identity, checksums),
+            ledger=ledgers.of_finished(part, identity, options, stream=self.stream, crc64=crc64),
         )
         self.close()
         return Found(identity, checksums, "checksum" if options.checksum else "none")
@@ -391,25 +363,6 @@ class Safekeeping:
         elif "crc64nvme" in wanted:
             checksums |= digest_fd(part.fd, self.target.part, ["crc64nvme"])
         return checksums
-
-    def _ledger_to_keep(
-        self, part: PartFile, identity: Identity, checksums: dict[str, str]
-    ) -> Checkpoint | None:
-        """Returns the ledger that is to stand beside the target: if asked for, and in place of an old one."""
-        target, ledger = self.target, part.ledger
-        names = (target.ledger_name, target.new_ledger_name)
-        if not (self.options.keep_ledger or any(kept.is_one(target.directory, name) for name in names)):
-            return None
-        if ledger is None:
-            size, crc = self.stream
-            ledger = ledger_of(part.fd, target.part, size, chunk_size_for(size, self.options.chunk_size))
-            if combined(ledger) != crc:
-                raise StorageError(
-                    f"the disk gave back other bytes of {target.part} than were written to it",
-                    kept=str(target.part),
-                )
-        known = checksums.get("crc64nvme")
-        return part.finished(ledger, identity, int(known, 16) if known is not None else combined(ledger))
 
 
 def provable(checkpoint: Checkpoint, source: Source, options: TransferOptions) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastxfer.examining import Findings, Subject, examine, open_subject
+from fastxfer.examining import Exhibit, Findings, examine, open_exhibit
 from fastxfer.options import TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.repairing import Repair
@@ -79,16 +79,16 @@ class Verification:
     def run(self) -> VerifyResult:
         """Verifies, repairs if asked and needed, and returns what there is then. Raises as `verify` says."""
         try:
-            with open_subject(self._path, to_repair=self._repair is not None) as subject:
+            with open_exhibit(self._path, to_repair=self._repair is not None) as exhibit:
                 wanted = [name for name, _ in self._options.checksum]
-                findings = examine(subject, wanted, self._began)
-                result = self._judge(subject, findings)
-                whole = result.ok and not subject.part
+                findings = examine(exhibit, wanted, self._began)
+                result = self._judge(exhibit, findings)
+                whole = result.ok and not exhibit.part
                 if self._repair is not None and whole:
-                    tidy(subject.target, subject.fd)
+                    tidy(exhibit.target, exhibit.fd)
                 if self._repair is None or whole or result.verified == "none":
                     return self._timed(result)
-                mend = self._repair.prepare(subject, findings, result)
+                mend = self._repair.prepare(exhibit, findings, result)
             return self._timed(mend())
         finally:
             self._over.set()
@@ -101,32 +101,32 @@ class Verification:
 
     # ---- judging ----
 
-    def _judge(self, subject: Subject, findings: Findings) -> VerifyResult:
+    def _judge(self, exhibit: Exhibit, findings: Findings) -> VerifyResult:
         """Returns what the findings mean. A checksum that was given counts more than a ledger: where it holds
         the file is right; where it does not, and the ledger does, nothing tells what is wrong.
         """
         digests, wanted = findings.digests, dict(self._options.checksum)
-        checked = bool(wanted) and not (subject.part and (findings.missing or subject.known is None))
+        checked = bool(wanted) and not (exhibit.part and (findings.missing or exhibit.known is None))
         wrong = {name: hexed for name, hexed in wanted.items() if checked and digests.get(name) != hexed}
         bad, notes = findings.bad, list(findings.notes)
         if checked and not wrong and bad:
-            notes = [f"{subject.target.ledger} is not of this file, whose checksum holds: remove it"]
+            notes = [f"{exhibit.target.ledger} is not of this file, whose checksum holds: remove it"]
             bad = []
         elif wrong and not bad:
-            bad = [(0, max(subject.size, subject.seen.st_size))]
+            bad = [(0, max(exhibit.size, exhibit.seen.st_size))]
             notes += [f"its {name} is {digests.get(name, 'not known')}, not {wrong[name]}" for name in wrong]
-            if subject.known is not None:
+            if exhibit.known is not None:
                 notes.append("its ledger holds: it is what was fetched, and not what the checksum is of")
-        elif bad and subject.known is not None and not findings.good.done and findings.claimed.count > 1:
-            notes.append(f"no chunk holds: it is another file than the one that {_of_what(subject)} is of")
-        if subject.part and subject.known is not None and findings.missing:
-            notes.append(f"{subject.target.final} is not there yet: fetch goes on from what holds")
-        verified = "checksum" if checked else "ledger" if subject.known is not None else "none"
+        elif bad and exhibit.known is not None and not findings.good.done and findings.claimed.count > 1:
+            notes.append(f"no chunk holds: it is another file than the one that {_of_what(exhibit)} is of")
+        if exhibit.part and exhibit.known is not None and findings.missing:
+            notes.append(f"{exhibit.target.final} is not there yet: fetch goes on from what holds")
+        verified = "checksum" if checked else "ledger" if exhibit.known is not None else "none"
         if verified == "none":
-            notes.append(NO_CHECKPOINT if subject.part else WHAT_TO_DO)
+            notes.append(NO_CHECKPOINT if exhibit.part else WHAT_TO_DO)
         return VerifyResult(
-            path=str(subject.path),
-            size=subject.size,
+            path=str(exhibit.path),
+            size=exhibit.size,
             ok=verified != "none" and not bad,
             verified=verified,
             bad=bad,
@@ -137,5 +137,5 @@ class Verification:
         )
 
 
-def _of_what(subject: Subject) -> str:
-    return subject.target.checkpoint_name if subject.part else subject.target.ledger_name
+def _of_what(exhibit: Exhibit) -> str:
+    return exhibit.target.checkpoint_name if exhibit.part else exhibit.target.ledger_name

@@ -23,6 +23,7 @@ ROOM_OF = {
     "fastxfer.download": "drivers",
     "fastxfer.lanes": "drivers",
     "fastxfer.safekeeping": "drivers",
+    "fastxfer.ledgers": "drivers",
     "fastxfer.examining": "drivers",
     "fastxfer.repairing": "drivers",
     "fastxfer.verification": "drivers",

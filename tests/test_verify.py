@@ -20,8 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastxfer
-from fastxfer.storage.checkpoint import read_checkpoint
-from fastxfer.storage.directory import Directory
+from fastxfer.storage import kept
 from fastxfer.storage.part_file import stored_checkpoint
 from fastxfer.storage.paths import target_of
 from tests.cli.command import claimed, wait_until
@@ -400,6 +399,31 @@ def test_a_checkpoint_is_not_taken_for_a_ledger(half: Path) -> None:
         fastxfer.verify(half)
 
 
+def test_a_ledger_made_by_someone_who_took_pains_does_no_harm(server: RawServer, out: Path) -> None:
+    target, right = target_of(out), stored(out)
+    kept.replace_one(target, replace(right, crc64=1), durable=False)
+    with pytest.raises(fastxfer.CheckpointError, match="contradicts itself"):
+        fastxfer.verify(out)
+    every = {"durable": b"\1", "claimed": b"\1", "crcs": bytes(8)}
+    huge = replace(right, identity=replace(right.identity, size=2**63 - 1), chunk_size=2**63 - 1, **every)
+    kept.replace_one(target, huge, durable=False)
+    assert fastxfer.verify(out).bad == [(0, 2**63 - 1)]
+    with pytest.raises(fastxfer.RemoteChangedError):
+        fastxfer.verify(out, repair=server.url())
+    many = 2**20
+    tiny = replace(
+        right,
+        identity=replace(right.identity, size=many),
+        chunk_size=1,
+        durable=b"\xff" * (many // 8),
+        claimed=b"\xff" * (many // 8),
+        crcs=bytes(8 * many),
+    )
+    kept.replace_one(target, tiny, durable=False)
+    assert fastxfer.verify(out).bad == [(0, SIZE)]
+    assert out.read_bytes() == DATA
+
+
 def test_damage_to_one_slot_of_the_ledger_loses_nothing(out: Path) -> None:
     ledger = Path(f"{out}.fxsum")
     half_way = ledger.stat().st_size // 2
@@ -413,10 +437,10 @@ def test_damage_to_one_slot_of_the_ledger_loses_nothing(out: Path) -> None:
 @given(data=st.data())
 def test_a_damaged_ledger_is_an_error_or_the_truth(out: Path, data: st.DataObject) -> None:
     ledger = Path(f"{out}.fxsum")
-    kept = ledger.with_name("kept")
-    if not kept.exists():
-        kept.write_bytes(ledger.read_bytes())
-    content = bytearray(kept.read_bytes())
+    copy = ledger.with_name("copy")
+    if not copy.exists():
+        copy.write_bytes(ledger.read_bytes())
+    content = bytearray(copy.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))
         with_this = data.draw(st.binary(min_size=1, max_size=64))
@@ -622,7 +646,7 @@ def test_a_ledger_never_stands_beside_a_file_that_it_is_not_of(
     server: RawServer, handler: RangeHandler, tmp_path: Path
 ) -> None:
     old = make_bytes(SIZE, 40)
-    kills, kept = 0, 0
+    kills, sound = 0, 0
     for nth in range(1, 100):
         out = tmp_path / f"{nth}" / "out"
         out.parent.mkdir()
@@ -635,7 +659,7 @@ def test_a_ledger_never_stands_beside_a_file_that_it_is_not_of(
         assert out.read_bytes() in (old, DATA)
         now = fastxfer.verify(out)
         assert now.bad == []
-        kept += now.ok
+        sound += now.ok
         fastxfer.fetch(server.url(), out)
         assert out.read_bytes() == DATA
         again = fastxfer.verify(out)
@@ -647,7 +671,7 @@ def test_a_ledger_never_stands_beside_a_file_that_it_is_not_of(
     assert out.read_bytes() == DATA
     assert fastxfer.verify(out).ok
     assert kills > 8
-    assert kept > 5
+    assert sound > 5
 
 
 def test_a_repair_that_is_killed_half_way_keeps_what_it_fetched(
@@ -677,9 +701,10 @@ def test_a_repair_that_is_killed_half_way_keeps_what_it_fetched(
 
 
 def stored(out: Path) -> Any:
-    found = read_checkpoint(Directory.open(out.parent), f"{out.name}.fxsum")
+    target = target_of(out)
+    found = kept.read(target.directory, target.ledger_name)
     assert found is not None
-    return found[0]
+    return found
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, CHUNK, CHUNK + 1, MIB, 3 * MIB + 1])
@@ -688,9 +713,9 @@ def test_a_ledger_is_kept_of_every_size(tmp_path: Path, size: int, ranges: bool)
     data, out = make_bytes(size, 2), tmp_path / "out"
     with RawServer(RangeHandler(data, ranges=ranges)) as server:
         result = fastxfer.fetch(server.url(), out, keep_ledger=True)
-        kept = stored(out)
-        assert (kept.identity.size, kept.identity.etag) == (size, '"v1"')
-        assert f"{kept.crc64:016x}" == result.checksums["crc64nvme"]
+        made = stored(out)
+        assert (made.identity.size, made.identity.etag) == (size, '"v1"')
+        assert f"{made.crc64:016x}" == result.checksums["crc64nvme"]
         assert names(out) == ["out", "out.fxsum"]
         assert fastxfer.verify(out).ok
         overwrite(out, size, b"x")
