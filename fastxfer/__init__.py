@@ -7,20 +7,22 @@ result = fastxfer.fetch("https://example.org/data.bin", "data.bin", connections=
 
 from fastxfer import errors
 from fastxfer._version import __version__
-from fastxfer.api import Transfer, fetch, probe, start
+from fastxfer.api import Transfer, fetch, probe, start, verify
 from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a whole
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, RemoteObject
+from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "FetchResult",
     "Progress",
     "RemoteObject",
     "Transfer",
+    "VerifyResult",
     "__version__",
     "errors",
     "fetch",
     "probe",
     "start",
+    "verify",
     *errors.__all__,
 ]

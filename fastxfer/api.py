@@ -14,8 +14,9 @@ from fastxfer.download import Download
 from fastxfer.errors import InterruptedTransferError, TransferTimeoutError
 from fastxfer.options import Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, RemoteObject
+from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 from fastxfer.sources.http import HttpSource
+from fastxfer.verification import Verification
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
@@ -126,6 +127,7 @@ def start(
     on_change: str = "restart",
     ignore_etag: bool = False,
     durability: str = "periodic",
+    keep_ledger: bool = False,
     sink: str = "auto",
     progress: ProgressOption = None,
 ) -> Transfer:
@@ -182,6 +184,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
             ignore_etag: do not compare ETags.
             durability: "periodic" (synced every 5 s), "chunk", or "none".
+            keep_ledger: keep the CRC-64/NVME of each chunk beside the finished file, as `out.fxsum`, by which
+                `verify` finds what is damaged later. A ledger that is there already is always kept up.
             sink: "auto", "mmap" or "pwrite".
             progress: True for a bar, or a callable that takes a Progress about five times a second, on
                 a thread of its own.
@@ -219,3 +223,46 @@ def probe(url: str, **options: Any) -> RemoteObject:
     """
     checked = replace(TransferOptions.build(**options), connections=1)
     return probing.probe(HttpSource.of(url, checked), checked)
+
+
+def verify(
+    path: Path,
+    checksum: str | Mapping[str, str] | None = None,
+    *,
+    repair: str | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> VerifyResult:
+    """Returns whether a file still is what was fetched, and which ranges are not; damage is a result, not an
+    error.
+
+    A finished file is held against `checksum` (as `fetch` takes it), and against the ledger that
+    `keep_ledger` left beside it; a part file against its checkpoint, without changing it. With neither,
+    `verified` is "none" and `ok` False.
+
+    Args:
+        path: a file, or its part file; a target that is not finished means its part file.
+        checksum: what the whole file must have. Where it holds the file is right, whatever the ledger says.
+        repair: a URL of the same object: the ranges that are bad are fetched from there, and a part file is
+            finished. Without a ledger nothing tells which they are, and the whole is fetched. When the URL
+            has another object nothing is touched. A repair that ends early leaves a part file: the same
+            call, or `fetch`, goes on.
+        progress: as `fetch` takes it.
+        options: those of `fetch` that are about the network, the pace and the disk.
+
+    Raises:
+        StorageError: there is no such file, or it cannot be read. CheckpointError: what should be its ledger
+            or checkpoint is none. TargetBusyError: it is being written. OptionError.
+        RemoteChangedError, and other errors of a fetch, of a repair.
+    """
+    verification = Verification(path, checksum, repair, options)
+    reporter: threading.Thread | None = None
+    if progress:
+        from fastxfer.progress.reporter import report
+
+        reporter = report(verification, progress)
+    try:
+        return verification.run()
+    finally:
+        if reporter is not None:
+            reporter.join()

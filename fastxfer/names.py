@@ -28,7 +28,10 @@ from fastxfer.errors import OptionError
 
 PART = ".part"
 CHECKPOINT = ".part.ckpt"
-"""What the names of a file's working files end in."""
+NEW_CHECKPOINT = ".part.new"
+LEDGER = ".fxsum"
+NEW_LEDGER = ".fxsum.new"
+"""What the names of a file's working files and of its kept ledger end in, and of new ones in the making."""
 MAX_NAME_BYTES = 255
 MAX_FILE_BYTES = MAX_NAME_BYTES - len(CHECKPOINT)
 MAX_PATH_BYTES = 2048

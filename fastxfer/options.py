@@ -397,6 +397,12 @@ class TransferOptions:
         "periodic (power-safe, every 5 s), chunk (after every chunk) or none (safe against a kill only)",
         metavar="HOW",
     )  # fmt: skip
+    keep_ledger: bool = _option(
+        parse_flag,
+        False,
+        "keep the CRC-64 of each chunk beside the file, as OUT.fxsum, to verify and repair it by",
+        metavar="BOOL",
+    )
     sink: str = _option(_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
 
     @classmethod

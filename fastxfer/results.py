@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fastxfer.plan.ranges import Span, length
 from fastxfer.units import format_duration, format_size
 
 
@@ -79,3 +80,61 @@ class FetchResult:
             parts.append(f"{format_size(self.resumed)} were there before")
         parts.append("checksum verified" if self.verified == "checksum" else "nothing to verify against")
         return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What a file was found to be. Sizes in bytes, `elapsed` in seconds, ranges half-open (start, stop).
+
+    `verified` says against what it was held: "checksum" (those that the caller gave, and its ledger if there
+    is one), "ledger" (the CRCs of its chunks: the kept ledger, or the checkpoint of a part file) or "none"
+    (there was neither). `ok` is True when all of that holds, and False with "none": nothing was proven.
+
+    `path` is the file that was read, `size` what it has to have, where that is known, or has. `bad` are the
+    ranges that do not hold, neighbours joined; `missing` those that a part file does not claim to have;
+    `mended` those that were bad or missing and have been fetched. `chunks` counts those that were checked,
+    `repaired` the bytes that were fetched. `checksums` holds what was computed, by name, in lower-case hex.
+    """
+
+    path: str
+    size: int
+    ok: bool
+    verified: str = "none"
+    bad: list[Span] = field(default_factory=list)
+    missing: list[Span] = field(default_factory=list)
+    mended: list[Span] = field(default_factory=list)
+    chunks: int = 0
+    checksums: dict[str, str] = field(default_factory=dict)
+    repaired: int = 0
+    elapsed: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing is missing: it is not, or not any more, a part file with holes."""
+        return not self.missing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        spans = {name: [list(span) for span in getattr(self, name)] for name in ("bad", "missing", "mended")}
+        return {**asdict(self), **spans, "notes": list(self.notes), "complete": self.complete}
+
+    def __str__(self) -> str:
+        if self.verified == "none":
+            return f"{self.path}: {format_size(self.size)}, nothing to verify against"
+        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        against = "its checksum" if self.verified == "checksum" else "its ledger"
+        if self.bad:
+            ranges = f"{len(self.bad)} range{'s' if len(self.bad) > 1 else ''}"
+            return (
+                f"{self.path}: damaged, {format_size(length(self.bad))} of {format_size(self.size)} "
+                f"in {ranges} does not hold against {against}"
+            )
+        if self.missing:
+            there = self.size - length(self.missing)
+            return (
+                f"{self.path}: incomplete, {format_size(there)} of {format_size(self.size)}, "
+                f"which holds against its checkpoint, in {took}"
+            )
+        mended = f", {format_size(self.repaired)} fetched to repair it" if self.mended else ""
+        return f"{self.path}: verified against {against}{mended}, {format_size(self.size)} in {took}"

@@ -12,19 +12,28 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 
+from fastxfer import ledgers
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.checksum import crc64nvme_combine
 from fastxfer._native.writer import Writer
-from fastxfer.errors import ChecksumError, FastxferError, StorageError, TargetExistsError, storage_error
+from fastxfer.errors import (
+    ChecksumError,
+    FastxferError,
+    StorageError,
+    TargetExistsError,
+    storage_error,
+)
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
+from fastxfer.storage import kept
+from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
 from fastxfer.storage.part_file import Left, PartFile, Partials, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
+from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined
 from fastxfer.units import format_size
 
 # Objects up to this size come in a request or a few: one buffered write, no mapping, no checkpoint.
@@ -33,8 +42,6 @@ CLAIM_S = 0.5
 SYNC_S = 5.0
 # A claim of a large ledger is megabytes: it is written rarely enough to keep under this rate.
 CLAIM_BYTES_A_S = 4e6
-# More chunks than this are not combined into a whole-object CRC unasked: each takes microseconds.
-COMBINE_CHUNKS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Safekeeping:
 
         Raises TargetExistsError, TargetBusyError, CheckpointError and StorageError; nothing is changed then.
         """
+        if self.options.keep_ledger:
+            kept.check_place(self.target)
         found = self._look_at_target()
         if found is not None:
             return found
@@ -93,33 +102,45 @@ class Safekeeping:
         if options.exists == "error":
             raise TargetExistsError(f"{target.final} is there already; choose exists=update, skip or replace")
         if options.exists == "skip":
+            self._see_to_ledger(None)
             return Found(Identity(there.st_size))
         if not os.access(target.name, os.W_OK, dir_fd=target.directory.fd):
             raise StorageError(
                 f"cannot write {target.final}: it is there and not writable; change its permissions"
             )
         if options.exists == "update" and options.checksum:
-            try:
-                with target.directory.reading(target.name) as fd:
-                    digests = digest_fd(fd, target.final, dict(options.checksum))
-            except OSError as error:
-                raise storage_error(f"read {target.final}", error) from error
-            if digests == dict(options.checksum):
-                return Found(Identity(there.st_size), digests, "checksum")
+            reading = self._read_target(there.st_size)
+            if reading.digests == dict(options.checksum):
+                self._see_to_ledger(reading.found if reading.found.complete else None)
+                return Found(Identity(there.st_size), reading.digests, "checksum")
         else:
             self.candidate = options.exists == "update"
         return None
 
+    def _read_target(self, size: int) -> Reading:
+        target, options = self.target, self.options
+        try:
+            with target.directory.reading(target.name) as fd:
+                chunk_size = chunk_size_for(size, options.chunk_size)
+                reading = Reading(
+                    fd, target.final, size, chunk_size, algorithms=[name for name, _ in options.checksum]
+                )
+                reading.run()
+        except OSError as error:
+            raise storage_error(f"read {target.final}", error) from error
+        return reading
+
+    def _see_to_ledger(self, proven: ChunkLedger | None) -> None:
+        note = ledgers.see_to(self.target, self._source, self.options, part=self._part, proven=proven)
+        if note:
+            self.notes.append(note)
+
     def _provable(self, part: PartFile, left: Left | None) -> Left | None:
         """Returns what was left if it can be held against the remote object at all."""
-        if left is None:
-            return None
-        identity, options = left.checkpoint.identity, self.options
-        etag = None if options.ignore_etag else identity.strong_etag
-        same_url = left.checkpoint.url_sha256 == part.source.url_sha256
-        if options.checksum or etag or (same_url and identity.has_validator) or options.resume == "force":
+        if left is None or provable(left.checkpoint, part.source, self.options):
             return left
-        reason = "it is of another URL" if not same_url else "the server gave nothing to know the object by"
+        other = left.checkpoint.url_sha256 != part.source.url_sha256
+        reason = "it is of another URL" if other else "the server gave nothing to know the object by"
         self.drop_left(f"{reason}; give a checksum, or resume=force, to go on in such a case")
         return None
 
@@ -137,6 +158,7 @@ class Safekeeping:
         """
         options = self.options
         if self.candidate and is_unchanged(self.target, identity, ignore_etag=options.ignore_etag):
+            self._see_to_ledger(None)
             return False
         self.candidate = False
         part = self._open_part()
@@ -295,11 +317,12 @@ class Safekeeping:
         part, options = self._open_part(), self.options
         size = part.ledger.size if part.ledger is not None else self.stream[0]
         identity = replace(identity, size=size)
-        checksums = self._digests(part, size)
-        for algorithm, expected in options.checksum:
+        wanted = self._wanted(part)
+        checksums = self._digests(part, size, wanted)
+        for algorithm, expected in wanted.items():
             if checksums[algorithm] == expected:
                 continue
-            if resumed:
+            if resumed and options.on_change != "fail":
                 return f"the {algorithm} of what was put together was wrong"
             self.save(())
             raise ChecksumError(
@@ -313,37 +336,43 @@ class Safekeeping:
             )
         modified = http_time(identity.last_modified)
         mtime = modified if modified is not None else time.time()
+        crc64 = int(checksums["crc64nvme"], 16) if "crc64nvme" in checksums else None
         part.publish(
             size=size,
             mtime=mtime,
             durable=options.durability != "none",
             replace=options.exists in ("update", "replace"),
             record=make_record(identity, mtime),
+            ledger=ledgers.of_finished(part, identity, options, stream=self.stream, crc64=crc64),
         )
         self.close()
         return Found(identity, checksums, "checksum" if options.checksum else "none")
 
-    def _digests(self, part: PartFile, size: int) -> dict[str, str]:
+    def _wanted(self, part: PartFile) -> dict[str, str]:
+        """Returns the digests that the object must have: the caller's, and what the checkpoint knew."""
+        wanted = dict(self.options.checksum)
+        if part.expected_crc64 is not None:
+            wanted.setdefault("crc64nvme", f"{part.expected_crc64:016x}")
+        return wanted
+
+    def _digests(self, part: PartFile, size: int, wanted: dict[str, str]) -> dict[str, str]:
         checksums: dict[str, str] = {}
         if self._follower is not None:
             follower, self._follower = self._follower, None
             checksums = follower.finish(size)
-        crc = self.stream[1] if part.ledger is None else _combined(part.ledger)
-        if crc is not None:
-            checksums["crc64nvme"] = f"{crc:016x}"
-        elif "crc64nvme" in dict(self.options.checksum):
+        if part.ledger is None:
+            checksums["crc64nvme"] = f"{self.stream[1]:016x}"
+        elif part.ledger.count <= COMBINE_CHUNKS:
+            checksums["crc64nvme"] = f"{combined(part.ledger):016x}"
+        elif "crc64nvme" in wanted:
             checksums |= digest_fd(part.fd, self.target.part, ["crc64nvme"])
         return checksums
 
 
-def _combined(ledger: ChunkLedger) -> int | None:
-    """Returns the object's CRC-64/NVME from its chunks' (no second read), or None when there are very
-    many.
-    """
-    if ledger.count > COMBINE_CHUNKS:
-        return None
-    crc = 0
-    for chunk in range(ledger.count):
-        start, stop = ledger.bounds(chunk)
-        crc = crc64nvme_combine(crc, ledger.crc(chunk), stop - start)
-    return crc
+def provable(checkpoint: Checkpoint, source: Source, options: TransferOptions) -> bool:
+    """Returns whether what a checkpoint speaks of can be held against the object at `source` at all."""
+    identity = checkpoint.identity
+    etag = None if options.ignore_etag else identity.strong_etag
+    same_url = checkpoint.url_sha256 == source.url_sha256
+    decides = options.checksum or checkpoint.crc64 is not None or options.resume == "force"
+    return bool(decides or etag or (same_url and identity.has_validator))

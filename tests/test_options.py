@@ -48,6 +48,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "on_change": [("fail", "fail")],
     "ignore_etag": [(True, True)],
     "durability": [("chunk", "chunk"), ("none", "none")],
+    "keep_ledger": [(True, True), ("no", False)],
     "sink": [("mmap", "mmap"), ("pwrite", "pwrite")],
 }
 BAD: dict[str, list[Any]] = {
@@ -107,6 +108,7 @@ BAD: dict[str, list[Any]] = {
     "on_change": ["ignore", None],
     "ignore_etag": ["etag"],
     "durability": ["always", True],
+    "keep_ledger": ["always", None],
     "sink": ["file", None, ""],
 }
 

@@ -131,9 +131,10 @@ class FetchTarget:
     )
 
 
-def transfer_options(without: Iterable[str] = ()) -> list[Option]:
-    """Returns an option for each field of TransferOptions, but for those named."""
-    return [Option.of(each) for each in fields(TransferOptions) if each.name not in without]
+def transfer_options(without: Iterable[str] = (), only: Iterable[str] | None = None) -> list[Option]:
+    """Returns an option for each field of TransferOptions, but for those named, or for `only` some."""
+    chosen = [each for each in fields(TransferOptions) if only is None or each.name in only]
+    return [Option.of(each) for each in chosen if each.name not in without]
 
 
 def target_options() -> list[Option]:

@@ -22,6 +22,7 @@ from fastxfer.errors import FastxferError, InterruptedTransferError, OptionError
 COMMANDS = {
     "fetch": "fetch an object over many connections; goes on where an earlier run stopped",
     "probe": "show what a server tells of an object",
+    "verify": "hold a file against a checksum or its kept ledger, and repair what is damaged",
     "status": "show what is there of a target: complete, or how much and how to go on",
     "demo": "a local server, a fetch, a kill, a resume, a verified end",
 }

@@ -22,6 +22,7 @@ OF_A_FETCH = frozenset(
         "on_change",
         "ignore_etag",
         "durability",
+        "keep_ledger",
         "sink",
     }
 )

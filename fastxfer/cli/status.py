@@ -12,18 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, switch
-from fastxfer.errors import CheckpointError, OptionError, StorageError, storage_error
-from fastxfer.names import CHECKPOINT, PART
+from fastxfer.errors import CheckpointError, OptionError, StorageError
 from fastxfer.progress.snapshot import chunk_cells
 from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
-from fastxfer.storage.directory import Directory
-from fastxfer.storage.paths import Target
+from fastxfer.storage.paths import Target, target_of
 from fastxfer.units import format_duration, format_size
 
 MAP_CELLS = 64
@@ -79,33 +76,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def target_of(path: str) -> Target:
-    """Returns the target that a path means: itself, or the one whose part file or checkpoint it is."""
-    directory, name = _open_parent(Path(path)), Path(path).name
-    if name.endswith(CHECKPOINT):
-        name = name.removesuffix(CHECKPOINT)
-    elif name.endswith(PART) and not directory.has(name + PART):
-        name = name.removesuffix(PART)
-    if not name:
-        raise OptionError(f"{path!r} names no file")
-    return Target(directory, name)
-
-
-def _open_parent(path: Path) -> Directory:
-    try:
-        return Directory.open(path.parent)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StorageError(f"nothing is there: {path.parent} is no directory") from error
-    except OSError as error:
-        raise storage_error(f"open the directory {path.parent}", error) from error
-
-
 def read_status(path: str) -> Status:
     """Returns what is there of the target at `path`. Raises StorageError when nothing is, and CheckpointError
     for a checkpoint that cannot be read.
     """
-    if "\0" in path:
-        raise OptionError("a path must not hold a NUL character")
     target = target_of(path)
     final, part = target.directory.look(target.name), target.directory.look(target.part_name)
     checkpoint, written = _read_checkpoint(target)

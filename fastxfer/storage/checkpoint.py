@@ -19,6 +19,7 @@ from typing import Any
 from fastxfer._native.bitmap import MAX_CHUNKS
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, storage_error
+from fastxfer.names import CHECKPOINT, NEW_CHECKPOINT
 from fastxfer.plan.response import Identity
 from fastxfer.storage.directory import Directory
 
@@ -55,6 +56,8 @@ class Checkpoint:
     born: int = 0
     partials: tuple[tuple[int, int], ...] = field(default=())
     paused: bool = False
+    crc64: int | None = None
+    """The CRC-64/NVME of the whole object, where it is known: what the bytes must come to."""
 
     @property
     def chunks(self) -> int:
@@ -63,6 +66,7 @@ class Checkpoint:
 
 
 def _description(checkpoint: Checkpoint) -> bytes:
+    known = {} if checkpoint.crc64 is None else {"crc64nvme": f"{checkpoint.crc64:016x}"}
     return json.dumps(
         {
             "url": checkpoint.url[:MAX_FIELD],
@@ -77,6 +81,7 @@ def _description(checkpoint: Checkpoint) -> bytes:
             "born": checkpoint.born,
             "partials": [[pos, f"{crc:016x}"] for pos, crc in checkpoint.partials],
             "paused": checkpoint.paused,
+            **known,
         },
         separators=(",", ":"),
     ).encode()
@@ -87,10 +92,10 @@ def _short(validator: str | None) -> str | None:
     return validator if validator is None or len(validator) <= MAX_FIELD else None
 
 
-def slot_size_for(checkpoint: Checkpoint) -> int:
-    """Returns a slot size in bytes that holds this checkpoint with any number of partials up to 1,024."""
+def slot_size_for(checkpoint: Checkpoint, partials: int = MAX_PARTIALS) -> int:
+    """Returns a slot size in bytes that holds this checkpoint with any number of partials up to that one."""
     fixed = _HEADER_BYTES + 4 + 2 * len(checkpoint.claimed) + len(checkpoint.crcs)
-    description = len(_description(_with_partials(checkpoint, ()))) + MAX_PARTIALS * _PARTIAL_BYTES
+    description = len(_description(_with_partials(checkpoint, ()))) + partials * _PARTIAL_BYTES
     return -(-(fixed + min(description, MAX_DESCRIPTION)) // BLOCK) * BLOCK
 
 
@@ -215,6 +220,7 @@ def _from_json(value: Any) -> dict[str, Any]:
         "born": _number(value.get("born", 0), -(2**63), 2**63 - 1),
         "partials": tuple(partials),
         "paused": value["paused"] is True,
+        "crc64": _hex64(value["crc64nvme"]) if "crc64nvme" in value else None,
     }
 
 
@@ -275,10 +281,14 @@ class CheckpointFile:
     ) -> CheckpointFile:
         """Makes the file anew, with one slot filled, in place of what was there; with `durable` that slot is
         synced, and kept from claims.
+
+        It gets its name when the slot is written, so that a kill leaves no empty one.
         """
         slot_size = slot_size_for(checkpoint)
+        new = name.removesuffix(CHECKPOINT) + NEW_CHECKPOINT
+        directory.look(name)  # what is no file is not replaced
         try:
-            fd = directory.open_file(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            fd = directory.open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
             raise storage_error(f"create {directory.path / name}", error) from error
         made = cls(
@@ -287,6 +297,7 @@ class CheckpointFile:
         try:
             os.truncate(fd, 2 * slot_size)
             made.write(checkpoint, durable=durable)
+            os.rename(new, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         except OSError as error:
             made.close()
             raise storage_error(f"create {directory.path / name}", error) from error

@@ -21,18 +21,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.checksum import crc64nvme
 from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import publish
+from fastxfer.storage.reading import crc_of
 
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
 # buffers.
 BUFFER_BYTES = 256 * 1024
-READ_BYTES = 1024**2
 # What bringing a MiB of the mapping in may cost before `auto` goes on with pwrite, whose own price this is
 # about. It is 0.13 to 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages
 # of 4 KiB; 2 ms and more on a virtual machine whose free memory its host took back.
@@ -93,6 +92,8 @@ class PartFile:
         self._reserved = False
         self._stat = os.fstat(fd)
         self._born = birth_ns(fd)
+        self.expected_crc64: int | None = None
+        """What the whole object's CRC-64/NVME is known to be, of a checkpoint that says so."""
 
     # ---- opening ----
 
@@ -105,7 +106,7 @@ class PartFile:
             except OSError as error:
                 raise storage_error(f"write {target.part}", error) from error
             try:
-                _lock(fd, target)
+                lock(fd, target)
                 if target.directory.holds(target.part_name, fd):
                     if os.fstat(fd).st_nlink <= 1:
                         return cls(target, fd, source)
@@ -174,7 +175,7 @@ class PartFile:
             if chunk in trusted:
                 continue
             start, stop = ledger.bounds(chunk)
-            if self._crc_of(start, stop) == ledger.crc(chunk):
+            if crc_of(self._fd, self.target.part, start, stop) == ledger.crc(chunk):
                 verified += 1
             else:
                 ledger.clear(chunk)
@@ -183,7 +184,8 @@ class PartFile:
         for pos, crc in checkpoint.partials:
             chunk = pos // checkpoint.chunk_size
             start = chunk * checkpoint.chunk_size
-            if pos > start and chunk not in ledger and self._crc_of(start, pos) == crc:
+            holds = pos > start and chunk not in ledger
+            if holds and crc_of(self._fd, self.target.part, start, pos) == crc:
                 partials[pos] = crc
         if dropped:
             name = self.target.part_name
@@ -193,28 +195,13 @@ class PartFile:
         read = same_file and other_boot
         return Left(checkpoint, ledger, partials, verified, dropped, (ledger if read else trusted).bits())
 
-    def _crc_of(self, start: int, stop: int) -> int | None:
-        """Returns the CRC-64/NVME of a stretch of the part file, or None when it is not all there."""
-        crc = 0
-        while start < stop:
-            try:
-                block = os.pread(self._fd, min(READ_BYTES, stop - start), start)
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    return None  # a bad block: those bytes are missing
-                raise storage_error(f"read {self.target.part}", error) from error
-            if not block:
-                return None
-            crc = crc64nvme(block, crc)
-            start += len(block)
-        return crc
-
     # ---- space ----
 
     def adopt(self, left: Left, identity: Identity, *, sink: str) -> None:
         """Goes on with what was left. Raises StorageError, DiskFullError."""
         self.identity = identity
         self.ledger = left.ledger
+        self.expected_crc64 = left.checkpoint.crc64
         self._chunk_size = left.ledger.chunk_size
         self._durable = left.checkpoint.durable
         self._on_disk = left.on_disk
@@ -240,6 +227,7 @@ class PartFile:
         self._empty(durable=durable)
         self._drop_progress()
         self._reserved = False
+        self.expected_crc64 = None
         self.identity = identity
         self._chunk_size = chunk_size
         self.ledger = ChunkLedger(size, chunk_size) if size is not None else None
@@ -371,6 +359,7 @@ class PartFile:
             born=self._born,
             partials=partials,
             paused=paused,
+            crc64=self.expected_crc64,
         )
 
     def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
@@ -457,14 +446,26 @@ class PartFile:
 
     # ---- the end ----
 
+    def finished(self, ledger: ChunkLedger, identity: Identity, crc64: int) -> Checkpoint:
+        """Returns what is to be kept of the whole object: its complete ledger, and what the object was."""
+        whole = whole_ledger(self.source, ledger, identity, crc64)
+        return replace(whole, inode=self._stat.st_ino, device=self._stat.st_dev)
+
     def publish(
-        self, *, size: int, mtime: float | None, durable: bool, replace: bool, record: bytes | None
+        self,
+        *,
+        size: int,
+        mtime: float | None,
+        durable: bool,
+        replace: bool,
+        record: bytes | None,
+        ledger: Checkpoint | None = None,
     ) -> None:
         """Makes the part file the target: sync, rename, sync of the directory, removal of the checkpoint.
 
-        `record` is kept as an extended attribute where the file system has them. With `replace` False an
-        existing target is left alone and TargetExistsError raised. Raises StorageError, also when somebody
-        else has cut the part file; it and its checkpoint stay then.
+        `record` is kept as an extended attribute where the file system has them, `ledger` beside the target.
+        With `replace` False an existing target is left alone and TargetExistsError raised. Raises
+        StorageError, also when somebody else has cut the part file; it and its checkpoint stay then.
         """
         self._mapping = None
         self.check(size)
@@ -476,6 +477,7 @@ class PartFile:
             sync=(lambda _: self._synced(os.fsync)) if durable else None,
             replace=replace,
             record=record,
+            ledger=ledger,
         )
         self._remove_checkpoint()
         self.close()
@@ -535,13 +537,28 @@ def _both(one: bytes, other: bytes) -> bytes:
     return both.to_bytes(len(one), "little")
 
 
+def whole_ledger(source: Source, ledger: ChunkLedger, identity: Identity, crc64: int) -> Checkpoint:
+    """Returns what is kept of a finished file: its complete ledger, and what the object was."""
+    return Checkpoint(
+        url=source.url,
+        url_sha256=source.url_sha256,
+        identity=identity,
+        chunk_size=ledger.chunk_size,
+        durable=ledger.bits(),
+        claimed=ledger.bits(),
+        crcs=ledger.crcs(),
+        crc64=crc64,
+    )
+
+
 def _set_bits(bits: bytes) -> list[int]:
     return [8 * i + k for i, byte in enumerate(bits) if byte for k in range(8) if byte >> k & 1]
 
 
-def _lock(fd: int, target: Target) -> None:
+def lock(fd: int, target: Target, *, shared: bool = False) -> None:
+    """Locks a part file to write to it, or `shared` to read it. Raises TargetBusyError and StorageError."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise TargetBusyError(
             f"{target.final} is being written by another transfer; wait for it or end it"

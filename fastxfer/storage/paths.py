@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastxfer.errors import OptionError, StorageError, storage_error
-from fastxfer.names import CHECKPOINT, MAX_FILE_BYTES, PART, name_of_url, safe_path
+from fastxfer.names import CHECKPOINT, LEDGER, MAX_FILE_BYTES, NEW_LEDGER, PART, name_of_url, safe_path
 from fastxfer.storage.directory import Directory
 
 _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -47,6 +47,21 @@ class Target:
     def checkpoint_name(self) -> str:
         """The name of its checkpoint."""
         return self.name + CHECKPOINT
+
+    @property
+    def ledger(self) -> Path:
+        """The path of its kept ledger."""
+        return self.directory.path / self.ledger_name
+
+    @property
+    def ledger_name(self) -> str:
+        """The name of its kept ledger."""
+        return self.name + LEDGER
+
+    @property
+    def new_ledger_name(self) -> str:
+        """The name of a ledger that is about to become its kept one."""
+        return self.name + NEW_LEDGER
 
     def check(self) -> None:
         """Looks whether it can be written. Raises StorageError when it or a working file is there and not a
@@ -106,3 +121,31 @@ def target_below(root: Directory, name: str) -> Target:
     target = Target(root.walk(folders, create=True), last)
     target.check()
     return target
+
+
+def target_of(path: str | os.PathLike[str]) -> Target:
+    """Returns the target that a path means: itself, or the one whose part file, checkpoint or kept ledger it
+    is. Raises OptionError and StorageError.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise OptionError("a path must not hold a NUL character")
+    directory, name = _open_parent(Path(text)), Path(text).name
+    if name.endswith(CHECKPOINT):
+        name = name.removesuffix(CHECKPOINT)
+    elif name.endswith(PART) and not directory.has(name + PART):
+        name = name.removesuffix(PART)
+    elif name.endswith(LEDGER) and directory.has(name.removesuffix(LEDGER)):
+        name = name.removesuffix(LEDGER)
+    if not name:
+        raise OptionError(f"{text!r} names no file")
+    return Target(directory, name)
+
+
+def _open_parent(path: Path) -> Directory:
+    try:
+        return Directory.open(path.parent)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StorageError(f"nothing is there: {path.parent} is no directory") from error
+    except OSError as error:
+        raise storage_error(f"open the directory {path.parent}", error) from error

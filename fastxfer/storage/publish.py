@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 
 from fastxfer.errors import StorageError, TargetExistsError, storage_error
 from fastxfer.plan.response import Identity
+from fastxfer.storage import kept
+from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.paths import Target
 
 XATTR = "user.fastxfer.identity"
@@ -29,12 +31,15 @@ def publish(
     sync: Callable[[int], None] | None,
     replace: bool,
     record: bytes | None,
+    ledger: Checkpoint | None = None,
 ) -> None:
-    """Makes the part file behind `fd` the target, in one rename. Raises StorageError, also when the part
-    file's name has come to stand for something else, and TargetExistsError.
+    """Makes the part file behind `fd` the target, in one rename, and keeps its `ledger` beside it if there is
+    one. Raises StorageError, also when the part file's name has come to stand for something else, and
+    TargetExistsError.
 
-    Order: length, times, attribute; `sync` of the file; rename (or link, where nothing may be replaced);
-    sync of the directory. Without `sync` nothing is synced.
+    Order: length, times, attribute; `sync` of the file; the new ledger is written and the old one removed;
+    rename (or link, where nothing may be replaced); sync of the directory; the new ledger gets its name.
+    Without `sync` nothing is synced.
     """
     try:
         if os.fstat(fd).st_size != size:
@@ -50,16 +55,21 @@ def publish(
                 f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
                 "find out by whom, and run it again"
             )
-        _rename(target, replace, sync is not None)
-        if sync is not None:
+        durable = sync is not None
+        kept.stage(target, ledger, durable=durable)
+        rename(target, replace, durable)
+        if durable:
             target.directory.sync()
+        if ledger is not None:
+            kept.install(target, durable=durable)
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
     except OSError as error:
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
 
 
-def _rename(target: Target, replace: bool, durable: bool) -> None:
+def rename(target: Target, replace: bool, durable: bool) -> None:
+    """Gives the part file the target's name. Raises OSError, FileExistsError if nothing may be replaced."""
     part, final, at = target.part_name, target.name, target.directory.fd
     if not replace:
         try:

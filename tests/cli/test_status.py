@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fastxfer.cli.status import read_status, target_of
+from fastxfer.cli.status import read_status
+from fastxfer.storage.paths import target_of
 from tests.cli.command import COMMAND, claimed, environment, events, fastxfer, one_error, running, wait_until
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject

@@ -109,9 +109,21 @@ def test_the_worked_example_of_the_format_page_is_what_the_code_writes() -> None
     size = slot_size_for(EXAMPLE)
     slot = encode_slot(EXAMPLE, job_id=JOB, sequence=3, slot_size=size)
     page = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"```text\n(.*?)```", page.partition("## A worked example")[2], re.DOTALL)
+    blocks = re.findall(r"```text\n(.*?)```", page.partition("## The kept ledger")[0], re.DOTALL)
     assert [block.rstrip("\n") for block in blocks] == [dump(slot[:HEADER]), dump(slot[HEADER:])]
     assert decode(whole_file(b"", slot, slot_size=size)) == (EXAMPLE, 3, JOB, 1)
+
+
+def test_the_worked_example_of_a_kept_ledger_is_what_the_code_writes() -> None:
+    crcs = struct.pack("<3Q", *map(crc64nvme, (b"1234", b"5678", b"9")))
+    whole = crc64nvme(b"123456789")
+    kept = replace(EXAMPLE, durable=b"\7", claimed=b"\7", crcs=crcs, partials=(), crc64=whole)
+    size = slot_size_for(kept, partials=0)
+    slot = encode_slot(kept, job_id=JOB, sequence=2, slot_size=size)
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```text\n(.*?)```", page.partition("## The kept ledger")[2], re.DOTALL)
+    assert [block.rstrip("\n") for block in blocks] == [dump(slot[:HEADER]), dump(slot[HEADER:])]
+    assert decode(whole_file(b"", slot, slot_size=size)) == (kept, 2, JOB, 1)
 
 
 def test_the_fields_of_the_header_stand_where_the_page_says() -> None:

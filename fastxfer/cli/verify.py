@@ -1,0 +1,122 @@
+"""`fastxfer verify`: is a file still what was fetched, which ranges are not, and their repair.
+
+Exit status: 0 the whole file holds, 7 a part file of which all holds so far, 8 there is nothing to verify
+against, 32 damaged; errors have their own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fastxfer.api import verify
+from fastxfer.cli import output
+from fastxfer.cli.arguments import Parser, switch, transfer_options, values
+from fastxfer.cli.fetch import BAR_AFTER_S
+from fastxfer.errors import (
+    CannotResumeError,
+    ChecksumError,
+    FastxferError,
+    InterruptedTransferError,
+    OptionError,
+)
+from fastxfer.progress.snapshot import Progress
+from fastxfer.results import VerifyResult
+from fastxfer.verification import OF_A_FETCH
+
+if TYPE_CHECKING:
+    from fastxfer.progress.bar import Bar
+
+# More ranges than these are counted in the message, and listed with --json.
+SHOWN_RANGES = 8
+
+EPILOG = """\
+Exit status: 0 the whole file holds, 7 all holds that a part file has so far, 8 nothing to verify against, 32
+damaged. With --repair URL the damaged ranges are fetched; the file stands under its name again when all of it
+holds. The options of the transfer are those of a repair.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command. Raises FastxferError."""
+    parser = Parser(
+        "verify",
+        "PATH [--checksum C] [--repair URL] [--json] [-q] [OPTION...]",
+        "Holds a file against a checksum, and against the ledger that fetch --keep-ledger left beside it; a\n"
+        "part file against its checkpoint.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="the file, or its .part")
+    parser.add_argument("--repair", metavar="URL", help="fetch what is damaged from here")
+    parser.add_switch("--json", help="one JSON object on stdout")
+    parser.add_switch("-q", "--quiet", help="no output but errors")
+    checksum = transfer_options(only={"checksum"})
+    parser.add_options("what it must be", checksum)
+    options = transfer_options(without=OF_A_FETCH)
+    parser.add_options("transfer", options)
+    given = parser.parse(arguments, "paths")
+    if len(given.paths) != 1:
+        raise OptionError("a path is missing" if not given.paths else "only one path at a time can be given")
+    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
+    path = given.paths[0]
+    network = values(options, given)
+    with _shown(path, not (as_json or quiet)) as show:
+        result = verify(path, **values(checksum, given), repair=given.repair, progress=show, **network)
+    return _tell(result, as_json=as_json, quiet=quiet)
+
+
+def _tell(result: VerifyResult, *, as_json: bool, quiet: bool) -> int:
+    """Says what came out and returns the exit status; what is not whole and sound goes to stderr."""
+    fault = fault_of(result)
+    if as_json:
+        output.event("result", result.to_dict())
+    elif fault is None and not quiet:
+        output.line(output.plain("; ".join([str(result), *result.notes])))
+    if fault is None:
+        return 0
+    output.error_line(FastxferError(fault[0]))
+    return fault[1]
+
+
+def fault_of(result: VerifyResult) -> tuple[str, int] | None:
+    """Returns message and exit status for a file that is not whole and sound, None for one that is."""
+    words = "; ".join([str(result), *result.notes])
+    if result.verified == "none":
+        return words, CannotResumeError.exit_code
+    if result.bad:
+        shown = ", ".join(f"[{start}, {stop})" for start, stop in result.bad[:SHOWN_RANGES])
+        more = len(result.bad) - SHOWN_RANGES
+        rest = f" and {more} more (--json lists them)" if more > 0 else ""
+        command = f"fastxfer verify {shlex.quote(result.path)} --repair URL"
+        head, *notes = str(result), *result.notes
+        return "; ".join([f"{head}: {shown}{rest}", *notes, f"to repair: {command}"]), ChecksumError.exit_code
+    if result.missing:
+        return words, InterruptedTransferError.exit_code
+    return None
+
+
+class _Late:
+    """A progress callable that draws a bar once it has taken long enough to be worth one."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._from = time.monotonic() + BAR_AFTER_S
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() >= self._from:
+            self._bar.show(progress)
+
+
+@contextmanager
+def _shown(name: str, wanted: bool) -> Iterator[_Late | None]:
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from fastxfer.progress.bar import Bar
+
+    with Bar(name=name) as bar:
+        yield _Late(bar)

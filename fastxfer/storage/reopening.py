@@ -1,0 +1,147 @@
+"""The way back: a finished file of which some chunks are bad becomes a part file again, so that an ordinary
+transfer fetches those, checks the whole and gives it its name.
+
+Each step leaves a state that a later run understands, whatever is killed in between:
+
+    lock an empty OUT.part      nobody else begins a transfer of this target
+    OUT.part.ckpt, durably      claims the good chunks of OUT; with an empty part file no claim holds, so
+                                nothing is taken from it
+    rename OUT to OUT.part      in one step: now the claims are of this file, and it goes on from them
+
+`take_back` undoes the last step, for a transfer that failed before it brought a byte.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from fastxfer._native.bitmap import ChunkLedger
+from fastxfer._native.writer import birth_ns
+from fastxfer.errors import StorageError, TargetBusyError, storage_error
+from fastxfer.storage import kept
+from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
+from fastxfer.storage.part_file import PartFile, Partials, Source, lock
+from fastxfer.storage.paths import Target
+from fastxfer.storage.publish import rename
+
+
+def reopen(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
+    """Makes the target, unchanged since it was `seen`, a part file of which `left` claims the good chunks.
+
+    Raises TargetBusyError and StorageError; nothing is changed then.
+    """
+    placeholder = PartFile.open(target, Source(left.url, left.url_sha256))
+    try:
+        if os.fstat(placeholder.fd).st_size:
+            raise StorageError(
+                f"cannot repair {target.final}: {target.part} is there, of an unfinished transfer; "
+                "end that with fetch, or remove it"
+            )
+        _move(target, left, seen)
+    except BaseException as error:
+        if target.directory.holds(target.part_name, placeholder.fd) and not os.fstat(placeholder.fd).st_size:
+            target.directory.remove(target.checkpoint_name)
+            target.directory.remove(target.part_name)
+        if isinstance(error, OSError):
+            raise storage_error(f"repair {target.final}", error) from error
+        raise
+    finally:
+        placeholder.close()
+
+
+def _move(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
+    directory = target.directory
+    fd = directory.open_file(target.name, os.O_RDWR)
+    try:
+        lock(fd, target)
+        there = os.fstat(fd)
+        if there.st_nlink > 1:
+            raise StorageError(
+                f"cannot repair {target.final}: the same file has another name too (a hard link), "
+                "which would change with it; put a copy in its place"
+            )
+        if not same_bytes(seen, there) or not directory.holds(target.name, fd):
+            raise TargetBusyError(f"{target.final} was changed meanwhile; run it again")
+        os.fdatasync(fd)
+        left = replace(left, boot_id=boot_id(), inode=there.st_ino, device=there.st_dev, born=birth_ns(fd))
+        checkpoint = CheckpointFile.create(directory, target.checkpoint_name, left)
+        try:
+            checkpoint.write(left, durable=True)
+        finally:
+            checkpoint.close()
+        directory.sync()
+        at = directory.fd
+        os.rename(target.name, target.part_name, src_dir_fd=at, dst_dir_fd=at)
+        directory.sync()
+    finally:
+        os.close(fd)
+
+
+def same_bytes(one: os.stat_result, other: os.stat_result) -> bool:
+    """Returns whether a file was, by all that its inode tells, not written to between two looks."""
+    return (
+        os.path.samestat(one, other) and one.st_size == other.st_size and one.st_mtime_ns == other.st_mtime_ns
+    )
+
+
+def withdraw(target: Target, good: ChunkLedger, partials: Partials) -> None:
+    """Has the checkpoint of a part file, which the caller has locked, claim no more than what is good.
+
+    Raises CheckpointError and StorageError.
+    """
+    loaded = CheckpointFile.load(target.directory, target.checkpoint_name)
+    if loaded is None:
+        raise StorageError(f"{target.checkpoint} was removed meanwhile")
+    file, checkpoint = loaded
+    try:
+        bits = good.bits()
+        durable = bytes(a & b for a, b in zip(bits, checkpoint.durable, strict=True))
+        less = replace(checkpoint, claimed=bits, durable=durable, crcs=good.crcs(), partials=partials)
+        file.write(less, durable=True)
+    finally:
+        file.close()
+
+
+def take_back(target: Target, size: int) -> None:
+    """Gives a part file that `reopen` made, and to which no byte was written, its name back; it was `size`
+    bytes long.
+
+    Raises TargetBusyError and StorageError; when there is a new file under the name, all is left as it is.
+    """
+    directory = target.directory
+    try:
+        fd = directory.open_file(target.part_name, os.O_RDWR)
+        try:
+            lock(fd, target)
+            if not directory.holds(target.part_name, fd):
+                return
+            if os.fstat(fd).st_size > size:
+                os.ftruncate(fd, size)
+            rename(target, False, True)
+            directory.remove(target.checkpoint_name)
+        finally:
+            os.close(fd)
+    except (FileExistsError, FileNotFoundError):
+        return
+    except OSError as error:
+        raise storage_error(f"give {target.part} its name back", error) from error
+
+
+def tidy(target: Target, fd: int) -> None:
+    """Ends what a kill left undone beside a finished file, behind `fd`: its new ledger gets its name, and a
+    checkpoint without a part file goes. Raises TargetBusyError, CheckpointError and StorageError.
+    """
+    directory = target.directory
+    orphan = directory.has(target.checkpoint_name) and not directory.has(target.part_name)
+    if not (orphan or directory.has(target.new_ledger_name)):
+        return
+    part = PartFile.open(target, Source("", ""))
+    try:
+        if kept.beside(target, fd) is not None and not directory.has(target.ledger_name):
+            kept.install(target, durable=True)
+        part.discard_if_empty()
+    except OSError as error:
+        raise storage_error(f"end the transfer of {target.final}", error) from error
+    finally:
+        part.close()
