@@ -498,7 +498,8 @@ class PartFile:
         """
         if self._fd < 0:
             return
-        if self._checkpoint is not None and not os.fstat(self._fd).st_size:
+        speaks = self._checkpoint is not None or self.target.directory.has(self.target.checkpoint_name)
+        if speaks and not os.fstat(self._fd).st_size:
             try:
                 self.target.directory.sync()  # where the bytes went, if they were published, comes first
             except OSError:
