@@ -31,7 +31,8 @@ KILLS = 1000 if os.environ.get("FASTXFER_SOAK") else 13  # a sink; make soak
 
 # A child that fetches, and tells on each line how far it is.
 CHILD = """
-import sys, fastxfer
+import signal, sys, fastxfer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who started the tests ignore
 def tell(progress):
     print(progress.done, flush=True)
 fastxfer.fetch(sys.argv[1], sys.argv[2], int(sys.argv[3]), progress=tell, max_rate=sys.argv[4],
