@@ -266,7 +266,8 @@ def test_framing_that_does_not_hold_fails(
 ) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
         scenario.server_does(answer)
-        scenario.fails(BadResponseError, 22, kept=resumed, retries=1)
+        # A million fields take a busy machine their time.
+        scenario.fails(BadResponseError, 22, kept=resumed, retries=1, stall_timeout=5)
 
 
 @crosswise
@@ -276,7 +277,7 @@ def test_framing_that_does_not_hold_is_rejected_and_asked_for_again(
 ) -> None:
     with Scenario(tmp_path, connections, resumed) as scenario:
         scenario.server_does(answer, lambda nth, _request: nth in (0, 2))
-        result = scenario.arrives()
+        result = scenario.arrives(stall_timeout=5)
     assert result.retries >= 1
     assert (result.resumed, result.restarts) == (scenario.before, 0)
     assert result.transferred + result.resumed == SIZE, "nothing of a rejected answer is kept"
