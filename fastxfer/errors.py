@@ -272,8 +272,11 @@ def storage_error(action: str, error: OSError, *, kept: str | None = None) -> St
     cls = DiskFullError if error.errno in _FULL else StorageError
     reason = error.strerror or str(error)
     hint = {
-        errno.ENOSPC: "; free some space and run it again, it goes on where it stopped",
-        errno.EDQUOT: "; free some of the quota and run it again, it goes on where it stopped",
+        errno.ENOSPC: "; free some space and run it again: what is kept is not fetched again",
+        errno.EDQUOT: "; free some of the quota and run it again: what is kept is not fetched again",
+        errno.EIO: "; the disk, or the way to it, fails: look at the kernel's log, and run it again",
+        errno.EROFS: "; it is mounted read-only: have it mounted for writing, or write elsewhere",
+        errno.ENOMEM: "; free some memory, or use sink=pwrite, and run it again",
         errno.EACCES: "; check the permissions of the file and of its directory",
         errno.ENOENT: "; create the directory first",
         errno.EFBIG: "; the file system or a limit (ulimit -f) does not allow a file of this size",

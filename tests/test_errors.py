@@ -137,8 +137,9 @@ def test_what_another_attempt_cannot_help_is_never_tried_again(cls: type[Fastxfe
         (errno.EACCES, StorageError, "permissions"),
         (errno.ENOENT, StorageError, "directory"),
         (errno.EFBIG, StorageError, "ulimit -f"),
-        (errno.EIO, StorageError, "Input/output"),
-        (errno.EROFS, StorageError, "Read-only"),
+        (errno.EIO, StorageError, "the disk, or the way to it, fails"),
+        (errno.EROFS, StorageError, "have it mounted for writing"),
+        (errno.ENOMEM, StorageError, "use sink=pwrite"),
     ],
 )
 def test_an_error_of_the_system_says_what_was_tried_and_what_helps(

@@ -280,14 +280,15 @@ class PartFile:
             return
         if not reserved:
             raise StorageError(
-                f"cannot map {part}: its file system cannot reserve space; use sink=auto or pwrite"
+                f"cannot map {part}: its file system cannot reserve space; use sink=auto or pwrite",
+                errno=errno.EOPNOTSUPP,
             )
         try:
             self._spare = BUFFER_BYTES if sink == "auto" else 0
             self._mapping = Mapping(self._fd, size, MAP_LIMIT_NS if sink == "auto" else 0)
         except OSError as error:
             if sink == "mmap":
-                raise storage_error(f"map {part}", error) from error
+                raise storage_error(f"map {part} (sink=auto or pwrite can do without)", error) from error
 
     def _check_space(self, size: int) -> None:
         try:
@@ -299,7 +300,7 @@ class PartFile:
         if info.f_blocks and size > free + blocks:
             raise DiskFullError(
                 f"cannot write {self.target.part}: it needs {size - blocks} bytes and {free} are free; "
-                "free some space and run it again, it goes on where it stopped",
+                "free some space and run it again: what is kept is not fetched again",
                 errno=errno.ENOSPC,
             )
 

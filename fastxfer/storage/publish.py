@@ -45,7 +45,7 @@ def publish(
         if os.fstat(fd).st_size != size:
             os.ftruncate(fd, size)
         if mtime is not None:
-            os.utime(fd, (mtime, mtime))
+            _date(fd, mtime)
         if record is not None:
             _keep(fd, record)
         if sync is not None:
@@ -58,14 +58,17 @@ def publish(
         durable = sync is not None
         kept.stage(target, ledger, durable=durable)
         rename(target, replace, durable)
-        if durable:
-            target.directory.sync()
-        if ledger is not None:
-            kept.install(target, durable=durable)
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
     except OSError as error:
         raise storage_error(f"finish {target.final}", error, kept=str(target.part)) from error
+    try:
+        if durable:
+            target.directory.sync()
+        if ledger is not None:
+            kept.install(target, durable=durable)
+    except OSError as error:
+        raise storage_error(f"sync the directory of {target.final} (the file is whole)", error) from error
 
 
 def rename(target: Target, replace: bool, durable: bool) -> None:
@@ -84,6 +87,13 @@ def rename(target: Target, replace: bool, durable: bool) -> None:
             os.unlink(part, dir_fd=at)
             return
     os.rename(part, final, src_dir_fd=at, dst_dir_fd=at)
+
+
+def _date(fd: int, mtime: float) -> None:
+    try:
+        os.utime(fd, (mtime, mtime))
+    except PermissionError:
+        pass  # someone else's file, though we may write to it: only its time stays what it is
 
 
 def _keep(fd: int, record: bytes) -> None:

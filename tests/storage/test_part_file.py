@@ -920,6 +920,35 @@ def test_a_failure_at_the_end_keeps_the_part_file_and_its_checkpoint(
     assert stored_checkpoint(target) is not None
 
 
+def test_a_file_that_is_someone_elses_is_finished_with_the_time_it_has(
+    complete: PartFile, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", fail)
+    complete.publish(size=SIZE, mtime=1.0, durable=True, replace=True, record=None)
+    assert target.final.read_bytes() == DATA
+    assert target.final.stat().st_mtime > 1.0
+
+
+def test_a_directory_that_cannot_be_synced_is_told_of_a_file_that_is_whole(
+    complete: PartFile, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def fail(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="the file is whole") as caught:
+        complete.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    assert (caught.value.errno, caught.value.kept) == (errno.EIO, None)
+    assert target.final.read_bytes() == DATA
+
+
 def test_the_file_is_synced_before_the_rename_and_the_directory_after_it(
     complete: PartFile, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
