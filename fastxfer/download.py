@@ -663,12 +663,11 @@ class Download:
         if skip is not None:
             self._on_disk(self._keeping.leave, lambda _: self._finished(skip, None))
         elif failure is not None:
-            now = self.progress
             self._on_disk(
                 lambda: (
                     self._keeping.discard()
                     if self._discard
-                    else self._keeping.keep(failure, marks, paused=self._paused, done=now.done, size=now.size)
+                    else self._keeping.keep(failure, marks, paused=self._paused)
                 ),
                 lambda _: self._finished(None, failure),
             )

@@ -30,7 +30,7 @@ from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
-from fastxfer.storage.part_file import Left, PartFile, Partials, Source
+from fastxfer.storage.part_file import Left, PartFile, Partials, Source, stored_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
 from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined
@@ -287,26 +287,45 @@ class Safekeeping:
             self._part.discard()
         self.close()
 
-    def keep(
-        self, failure: FastxferError, marks: Partials, *, paused: bool, done: int, size: int | None
-    ) -> None:
+    def keep(self, failure: FastxferError, marks: Partials, *, paused: bool) -> None:
         """Ends a transfer that is not complete: everything is written down and kept, and `failure` says
         what.
         """
         part = self._part
         if part is None:
+            if isinstance(failure, StorageError):
+                failure.kept = failure.kept or self._kept()
             self.close()
             return
-        if part.ledger is not None and not part.ledger.done and not marks and not paused:
-            self.discard()  # space that was reserved, and not a byte in it
+        nothing = part.ledger is not None and not part.ledger.done and not marks and not paused
+        small = part.ledger is not None and not part.checkpointed
+        if nothing or small:
+            self.discard()  # space that was reserved, or bytes that nothing can go on from
             return
         if not isinstance(failure, StorageError):  # a disk that failed is not asked to promise again
-            self.save(marks, paused=paused)
-        if part.checkpointed and done:
-            whole = f" of {format_size(size)}" if size is not None else ""
-            failure.kept = f"{format_size(done)}{whole} in {self.target.part}"
+            try:
+                self.save(marks, paused=paused)
+            except StorageError as error:
+                self.notes.append(str(error))  # what ended the transfer is told, not what came after it
         part.discard_if_empty()
+        failure.kept = failure.kept or self._kept()
         self.close()
+
+    def _kept(self) -> str | None:
+        """Returns in words what the next run can go on from: what the checkpoint says, for it may not have
+        been written when the disk failed.
+        """
+        try:
+            stored = stored_checkpoint(self.target)
+        except FastxferError:
+            return None
+        size = stored.identity.size if stored is not None else None
+        if stored is None or not size or not self.target.directory.has(self.target.part_name):
+            return None
+        ledger = ChunkLedger(size, stored.chunk_size)
+        ledger.load(stored.claimed, stored.crcs)
+        done = ledger.done_bytes + prefix_bytes((pos for pos, _ in stored.partials), stored.chunk_size)
+        return f"{format_size(done)} of {format_size(size)} in {self.target.part}" if done else None
 
     def complete(self, identity: Identity, *, resumed: bool, url: str) -> Found | str:
         """Checks the whole object and makes it the target; returns a reason to start over when what was
