@@ -26,7 +26,7 @@ from fastxfer.errors import CheckpointError, DiskFullError, StorageError, Target
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
 from fastxfer.storage.paths import Target
-from fastxfer.storage.publish import publish
+from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
 from fastxfer.storage.reading import crc_of
 
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
@@ -122,7 +122,7 @@ class PartFile:
         Bits that cannot be trusted are verified by their checksums. Raises CheckpointError for a checkpoint
         that cannot be read (nothing is touched then) and StorageError; beside an empty part file one whose
         first write was cut off counts as none. A part file that no checkpoint speaks of is moved aside, not
-        lost.
+        lost, unless it is marked as ours.
         """
         size_now = os.fstat(self._fd).st_size
         try:
@@ -135,7 +135,7 @@ class PartFile:
                 kept=str(self.target.part),
             ) from error
         if loaded is None:
-            if size_now:
+            if size_now and not is_unfinished(self._fd):
                 self._move_aside()
             return None
         file, checkpoint = loaded
@@ -234,6 +234,7 @@ class PartFile:
         self._durable = bytes(-(-self.ledger.count // 8)) if self.ledger is not None else b""
         self._on_disk = self._durable
         if small:
+            mark_unfinished(self._fd)
             return
         self._checkpoint = CheckpointFile.create(
             self.target.directory,

@@ -18,6 +18,7 @@ from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.paths import Target
 
 XATTR = "user.fastxfer.identity"
+UNFINISHED = "user.fastxfer.unfinished"
 MAX_RECORD = 4096
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -50,6 +51,7 @@ def publish(
             _keep(fd, record)
         if sync is not None:
             sync(fd)
+        _unmark(fd)
         if not target.directory.holds(target.part_name, fd):
             raise StorageError(
                 f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
@@ -101,6 +103,31 @@ def _keep(fd: int, record: bytes) -> None:
         os.setxattr(fd, XATTR, record)
     except OSError:
         pass  # no extended attributes here: size and time still tell
+
+
+def mark_unfinished(fd: int) -> None:
+    """Marks a part file that gets no checkpoint as one of ours, where the file system has attributes: what a
+    crash leaves of it is then not taken for someone else's.
+    """
+    try:
+        os.setxattr(fd, UNFINISHED, b"1")
+    except OSError:
+        pass
+
+
+def is_unfinished(fd: int) -> bool:
+    """Returns whether a part file was marked as one of ours."""
+    try:
+        return bool(os.getxattr(fd, UNFINISHED))
+    except OSError:
+        return False
+
+
+def _unmark(fd: int) -> None:
+    try:
+        os.removexattr(fd, UNFINISHED)
+    except OSError:
+        pass  # there was no mark
 
 
 def http_time(value: str | None) -> float | None:

@@ -636,6 +636,21 @@ def test_a_small_object_has_neither_mapping_nor_checkpoint(target: Target) -> No
     assert target.final.read_bytes() == DATA
 
 
+def test_what_a_kill_leaves_of_a_small_object_is_known_as_ours(target: Target) -> None:
+    part = PartFile.open(target, SOURCE)
+    part.allocate(IDENTITY, CHUNK, sink="auto", small=True)
+    fill(part, 0, 490_000)
+    part.close()
+    part = PartFile.open(target, SOURCE)
+    assert part.read_left() is None
+    part.allocate(IDENTITY, CHUNK, sink="auto", small=True)
+    fill(part, 0, SIZE)
+    part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    assert os.listdir(target.final.parent) == ["data.bin"]
+    assert target.final.read_bytes() == DATA
+    assert os.listxattr(target.final) == [], "the finished file is not marked"
+
+
 def test_an_object_of_unknown_size_is_cut_to_what_came(target: Target) -> None:
     part = allocated(target, identity=Identity(None))
     fill(part, 0, 123_456)
