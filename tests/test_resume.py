@@ -1,11 +1,8 @@
-"""Kills, pauses and interruptions: what was in place is kept, what is fetched again is bounded, no byte is
-wrong.
-"""
+"""Pauses, interruptions and damage: what was in place is kept, no byte is wrong. Kills are in tests/kills."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,6 +14,7 @@ import pytest
 import fastxfer
 from fastxfer.storage.part_file import stored_checkpoint
 from fastxfer.storage.paths import resolve_target
+from tests.kills.victims import child_command
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject, make_bytes
 from tests.servers.raw import Fault, RangeHandler, RawServer
@@ -27,32 +25,15 @@ SIZE = 96 * MIB
 CHUNK = 256 * 1024
 CONNECTIONS = 8
 DEADLINE_S = 60.0
-KILLS = 1000 if os.environ.get("FASTXFER_SOAK") else 13  # a sink; make soak
-
-# A child that fetches, and tells on each line how far it is.
-CHILD = """
-import signal, sys, fastxfer
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who started the tests ignore
-def tell(progress):
-    print(progress.done, flush=True)
-fastxfer.fetch(sys.argv[1], sys.argv[2], int(sys.argv[3]), progress=tell, max_rate=sys.argv[4],
-               durability=sys.argv[5], sink=sys.argv[6], chunk_size=262144)
-print("done", flush=True)
-"""
 
 
-def child(
-    url: str, out: Path, *, rate: str = "64M", durability: str = "periodic", sink: str = "auto"
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, url, str(out), str(CONNECTIONS), rate, durability, sink],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def child(url: str, out: Path, *, rate: str = "64M") -> subprocess.Popen[str]:
+    command = child_command(url, out, connections=CONNECTIONS, rate=rate)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def kill_at(process: subprocess.Popen[str], done: int, sig: signal.Signals = signal.SIGKILL) -> int:
-    """Kills the child as soon as it tells that so many bytes are there; returns the bytes it told last."""
+def kill_at(process: subprocess.Popen[str], done: int, sig: signal.Signals) -> int:
+    """Signals the child as soon as it tells that so many bytes are there; returns the bytes it told last."""
     assert process.stdout is not None
     reached = 0
     for line in process.stdout:
@@ -71,36 +52,6 @@ def kill_at(process: subprocess.Popen[str], done: int, sig: signal.Signals = sig
 @pytest.fixture(scope="module")
 def thing(objects: Objects) -> TestObject:
     return objects.make(SIZE, seed=7)
-
-
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
-def test_killed_at_random_moments_it_goes_on(
-    nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
-) -> None:
-    rng = random.Random(f"kills {sink}")
-    killed = 0
-    for round_number in range(KILLS):
-        out = tmp_path / f"out{round_number}"
-        moment = rng.randrange(SIZE // 50, SIZE * 7 // 10)
-        process = child(
-            nginx.url(thing.name), out, durability=rng.choice(["none", "periodic", "chunk"]), sink=sink
-        )
-        reached = kill_at(process, moment)
-        if out.exists():  # the kill came too late
-            assert sha256(out) == thing.sha256
-            continue
-        killed += 1
-        result = fastxfer.fetch(nginx.url(thing.name), out, checksum=f"sha256:{thing.sha256}", sink=sink)
-        # What may be lost: a chunk a connection in flight, and what came since the last claim (0.5 s, and the
-        # 0.25 s of its clock) at 64 MiB/s.
-        bound = CONNECTIONS * CHUNK + 0.75 * 64 * MIB
-        assert result.transferred + result.resumed == SIZE
-        assert result.resumed >= reached - bound
-        assert result.restarts == 0
-        assert sha256(out) == thing.sha256
-        assert leftovers(tmp_path) == []
-        out.unlink()
-    assert killed >= KILLS * 9 // 10
 
 
 def test_ctrl_c_loses_nothing(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
@@ -244,6 +195,24 @@ def test_cancel_keeps_or_removes_as_asked(nginx: Nginx, thing: TestObject, tmp_p
         assert caught.value.exit_code == 7
         assert transfer.state == "cancelled"
         assert leftovers(tmp_path) == (["out.part", "out.part.ckpt"] if keep else [])
+
+
+def test_what_nothing_can_go_on_from_is_not_called_kept(tmp_path: Path) -> None:
+    """A small object has no checkpoint, so nothing of it stays; one of unknown length begins again."""
+    data = make_bytes(300_000, 3)
+    for told in (True, False):
+        handler = RangeHandler(data, faults=lambda _: Fault(stall_at=280_000), ranges=told)
+        if not told:
+            handler.head = lambda *_: {"Connection": "close"}  # type: ignore[method-assign]
+        with RawServer(handler) as server:
+            watch = Watch(at=270_000)
+            transfer = fastxfer.start(server.url(), tmp_path / "out", 1, progress=watch)
+            wait_for(watch.reached)
+            transfer.cancel()
+            with pytest.raises(fastxfer.InterruptedTransferError) as caught:
+                transfer.wait(DEADLINE_S)
+            assert caught.value.kept is None
+            assert leftovers(tmp_path) == ([] if told else ["out.part", "out.part.ckpt"])
 
 
 def stop_half_way(nginx: Nginx, thing: TestObject, out: Path) -> int:
