@@ -181,7 +181,8 @@ def every(directory: Path, things: Things, *, all_of_them: bool) -> Iterator[Vic
 
 # A child that fetches, and tells on each line how far it is.
 CHILD = """
-import sys, fastxfer
+import signal, sys, fastxfer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who started the tests ignore
 def tell(progress):
     print(progress.done, flush=True)
 fastxfer.fetch(sys.argv[1], sys.argv[2], int(sys.argv[3]), progress=tell, max_rate=sys.argv[4],
