@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import permutations
 from unicodedata import category, normalize
 from urllib.parse import unquote, urlsplit
 
@@ -44,6 +45,7 @@ _JOINERS = "\u200c\u200d"
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+_ENDINGS = (PART, CHECKPOINT, NEW_CHECKPOINT)
 _WORKING = "are a file and the name of one of its working files"
 _SAY_WHERE = "say where to write with out (-o FILE)"
 
@@ -144,7 +146,7 @@ def _place_file(name: str, key: str, files: dict[str, str], folders: dict[str, s
         raise _collision(other, name, how)
     if key in folders:
         raise _collision(name, folders[key], "are a file and something in a folder of its name")
-    for working in (key + PART, key + CHECKPOINT):
+    for working in (key + ending for ending in _ENDINGS):
         for taken in (files, folders):
             if working in taken:
                 raise _collision(name, taken[working], _WORKING)
@@ -158,7 +160,7 @@ def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
 
 
 def _place_beside_working_files(name: str, key: str, files: dict[str, str], *others: dict[str, str]) -> None:
-    for mine, twin in ((PART, CHECKPOINT), (CHECKPOINT, PART)):
+    for mine, twin in permutations(_ENDINGS, 2):
         if not key.endswith(mine):
             continue
         base = key.removesuffix(mine)

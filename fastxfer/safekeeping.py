@@ -284,7 +284,7 @@ class Safekeeping:
     def discard(self) -> None:
         """Ends a transfer and removes its part file and checkpoint."""
         if self._part is not None:
-            self._part.discard()
+            self._part.discard(durable=self.options.durability != "none")
         self.close()
 
     def keep(self, failure: FastxferError, marks: Partials, *, paused: bool) -> None:

@@ -319,11 +319,13 @@ def test_a_urls_name_is_a_safe_name(text: str) -> None:
         ("d/a", "d/a/b/c", "in a folder"),
         ("x", "x.part", "working file"),
         ("x", "x.part.ckpt", "working file"),
+        ("x", "x.part.new", "working file"),
         ("x", "X.PART", "working file"),
         ("d/x", "d/x.part/y", "working file"),
         ("x", "x.part.ckpt/y", "working file"),
         ("x.part", "x.part.part", "working file"),
         ("x.part", "x.part.ckpt", "working files of one"),
+        ("x.part.new", "x.part.ckpt", "working files of one"),
     ],
     ids=ascii,
 )
@@ -365,22 +367,28 @@ def test_one_unsafe_name_among_many_is_refused() -> None:
 def clash(one: str, other: str) -> bool:
     """Returns whether two names cannot stand side by side, told by all the files and folders they need."""
 
+    endings = {".part", ".part.ckpt", ".part.new"}
+
     def needs(name: str) -> tuple[set[str], set[str]]:
         key = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
         parts = key.split("/")
         folders = {"/".join(parts[:n]) for n in range(1, len(parts))}
-        return {key, f"{key}.part", f"{key}.part.ckpt"}, folders
+        return {key, *(key + ending for ending in endings)}, folders
 
     (files, folders), (other_files, other_folders) = needs(one), needs(other)
     key, other_key = (min(each, key=len) for each in (files, other_files))
     beside = {(key, each) for each in {other_key, *other_folders}} | {(other_key, each) for each in folders}
-    pairs = {tuple(sorted(each, key=len)) for each in beside}
-    pair = any(short.endswith(".part") and long == f"{short}.ckpt" for short, long in pairs)
+    pair = any(
+        {one, other} <= {one.removesuffix(end) + each for each in endings}
+        for one, other in beside
+        for end in endings
+        if one.endswith(end) and one != other
+    )
     return bool(pair or files & other_files or files & other_folders or folders & other_files)
 
 
 words = st.sampled_from(
-    ["a", "A", "b", "a.part", "a.part.ckpt", "A.Part", "\u00e9", "E\u0301", "a.part.part"]
+    ["a", "A", "b", "a.part", "a.part.ckpt", "a.part.new", "A.Part", "\u00e9", "E\u0301", "a.part.part"]
 )
 trees = st.lists(st.lists(words, min_size=1, max_size=3).map("/".join), max_size=7)
 

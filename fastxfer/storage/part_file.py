@@ -484,10 +484,12 @@ class PartFile:
         self._remove_checkpoint()
         self.close()
 
-    def discard(self) -> None:
-        """Removes the part file and its checkpoint."""
+    def discard(self, *, durable: bool = True) -> None:
+        """Removes the part file and its checkpoint; with `durable` a power cut on the way leaves no bytes
+        that no checkpoint speaks of.
+        """
         try:
-            self._empty(durable=self._named)
+            self._empty(durable=durable)
         except StorageError:
             pass  # it goes all the same
         self._drop_progress()
@@ -509,6 +511,7 @@ class PartFile:
             self._remove_checkpoint()
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
         if nothing and not self.target.directory.has(self.target.checkpoint_name):
+            self._remove_checkpoint()  # one in the making too
             self.target.directory.remove(self.target.part_name)
 
     def _drop_progress(self) -> None:
@@ -523,6 +526,8 @@ class PartFile:
             self._checkpoint = None
         else:
             self.target.directory.remove(self.target.checkpoint_name)
+        # A kill or a power cut may have left a new one that has not got its name.
+        self.target.directory.remove(self.target.new_checkpoint_name)
 
     def close(self) -> None:
         """Closes everything and leaves the files where they are; the lock goes with it."""
@@ -587,6 +592,7 @@ def _end_publication(target: Target, fd: int) -> None:
         raise storage_error(f"finish {target.final}", error) from error
     target.directory.remove(target.part_name)
     target.directory.remove(target.checkpoint_name)
+    target.directory.remove(target.new_checkpoint_name)
 
 
 def stored_checkpoint(target: Target) -> Checkpoint | None:

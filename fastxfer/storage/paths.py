@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastxfer.errors import OptionError, StorageError, storage_error
-from fastxfer.names import CHECKPOINT, LEDGER, MAX_FILE_BYTES, NEW_LEDGER, PART, name_of_url, safe_path
+from fastxfer.names import (
+    CHECKPOINT,
+    LEDGER,
+    MAX_FILE_BYTES,
+    NEW_CHECKPOINT,
+    NEW_LEDGER,
+    PART,
+    name_of_url,
+    safe_path,
+)
 from fastxfer.storage.directory import Directory
 
 _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -49,6 +58,11 @@ class Target:
         return self.name + CHECKPOINT
 
     @property
+    def new_checkpoint_name(self) -> str:
+        """The name of a checkpoint in the making."""
+        return self.name + NEW_CHECKPOINT
+
+    @property
     def ledger(self) -> Path:
         """The path of its kept ledger."""
         return self.directory.path / self.ledger_name
@@ -67,7 +81,7 @@ class Target:
         """Looks whether it can be written. Raises StorageError when it or a working file is there and not a
         regular file (a symbolic link is none), or it is a working file of an unfinished transfer.
         """
-        for name in (self.name, self.part_name, self.checkpoint_name):
+        for name in (self.name, self.part_name, self.checkpoint_name, self.new_checkpoint_name):
             self.directory.look(name)
         for mine, other in ((PART, CHECKPOINT), (CHECKPOINT, PART)):
             if self.name.endswith(mine) and self.directory.has(self.name.removesuffix(mine) + other):

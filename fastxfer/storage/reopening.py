@@ -42,6 +42,7 @@ def reopen(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
     except BaseException as error:
         if target.directory.holds(target.part_name, placeholder.fd) and not os.fstat(placeholder.fd).st_size:
             target.directory.remove(target.checkpoint_name)
+            target.directory.remove(target.new_checkpoint_name)
             target.directory.remove(target.part_name)
         if isinstance(error, OSError):
             raise storage_error(f"repair {target.final}", error) from error
@@ -65,11 +66,7 @@ def _move(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
             raise TargetBusyError(f"{target.final} was changed meanwhile; run it again")
         os.fdatasync(fd)
         left = replace(left, boot_id=boot_id(), inode=there.st_ino, device=there.st_dev, born=birth_ns(fd))
-        checkpoint = CheckpointFile.create(directory, target.checkpoint_name, left)
-        try:
-            checkpoint.write(left, durable=True)
-        finally:
-            checkpoint.close()
+        CheckpointFile.create(directory, target.checkpoint_name, left, durable=True).close()
         directory.sync()
         at = directory.fd
         os.rename(target.name, target.part_name, src_dir_fd=at, dst_dir_fd=at)

@@ -1044,6 +1044,28 @@ def test_discarding_removes_both_files(complete: PartFile, target: Target) -> No
     assert os.listdir(target.final.parent) == []
 
 
+@pytest.mark.parametrize("end", ["publish", "discard", "discard_if_empty", "open"])
+def test_a_checkpoint_that_never_got_its_name_is_not_left_behind(target: Target, end: str) -> None:
+    new = target.directory.path / target.new_checkpoint_name
+    part = PartFile.open(target, SOURCE)
+    new.write_bytes(b"cut off")
+    if end == "publish":
+        part.allocate(IDENTITY, CHUNK, sink="pwrite", small=True)
+        fill(part, 0, SIZE)
+        part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    elif end == "discard":
+        part.discard()
+    else:
+        if end == "open":  # a kill came between the link and the removal of the part file's name
+            os.link(target.part, target.final)
+            part.close()
+            part = PartFile.open(target, SOURCE)
+        assert new.exists() is (end == "discard_if_empty")
+        part.discard_if_empty()
+    part.close()
+    assert {path.name for path in target.directory.path.iterdir()} <= {target.name}
+
+
 def test_an_empty_part_file_is_removed_one_with_progress_is_kept(target: Target) -> None:
     part = PartFile.open(target, SOURCE)
     part.discard_if_empty()

@@ -76,7 +76,7 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
         resolve_target(URL, tmp_path / "file" / "x")
 
 
-@pytest.mark.parametrize("name", ["x", "x.part", "x.part.ckpt"])
+@pytest.mark.parametrize("name", ["x", "x.part", "x.part.ckpt", "x.part.new"])
 @pytest.mark.parametrize(
     "make",
     [
