@@ -79,13 +79,14 @@ class Promise:
     complete.
 
     `final` is empty when nothing is promised about it. A promise that is not `readable` allows a checkpoint
-    that cannot be read.
+    that cannot be read. With `ledger` the file under the final name has its kept ledger beside it.
     """
 
     final: tuple[str | None, ...]
     progress: str | None = None
     chunks: bytes = b""
     readable: bool = True
+    ledger: bool = False
 
 
 Change = Data | Size | Attribute | Name | Unname

@@ -20,8 +20,8 @@ import pytest
 
 import fastxfer
 from tests.crash.events import Promise, Trace
-from tests.crash.runs import CHUNK, CONTENT, NAME, V1, V2, save_often
-from tests.crash.trace import Recorder, storage_calls
+from tests.crash.runs import CHUNK, CONTENT, V1, V2, save_often
+from tests.crash.trace import NAME, Recorder, storage_calls
 
 
 class Killing(Recorder):

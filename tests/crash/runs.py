@@ -8,6 +8,7 @@ written again.
 from __future__ import annotations
 
 import errno
+import hashlib
 import pickle
 import signal
 import subprocess
@@ -23,13 +24,13 @@ import pytest
 
 import fastxfer
 from fastxfer import download, safekeeping
+from fastxfer.names import LEDGER
 from fastxfer.plan import scheduler
 from tests.crash.events import Promise, Trace
-from tests.crash.trace import Recorder
+from tests.crash.trace import NAME, Recorder
 from tests.servers.objects import make_bytes
 from tests.servers.raw import Connection, Content, Fault, RangeHandler, RawServer, Request
 
-NAME = "data.bin"
 SIZE = 27 * 4096 + 1234
 CHUNK = 4096  # so many that a slot of the checkpoint is more than a sector
 PIECE = 5 * 1024
@@ -206,9 +207,26 @@ def may_not_replace(run: Run) -> None:
 
 
 def is_discarded(run: Run) -> None:
-    """Cancelled and removed half way; then fetched anew."""
+    """Cancelled and removed half way, at once and by a run that goes on; then fetched anew."""
     run.stop_half_way(keep=False)
+    run.stop_half_way()
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(safekeeping, "SYNC_S", DEADLINE_S)  # it has not synced yet
+        run.stop_half_way(keep=False)
     run.fetch()
+
+
+def keeps_its_ledger(run: Run) -> None:
+    """A ledger is kept, of an object and then of another one; then it is made anew of the finished file."""
+    run.fetch(keep_ledger=True)
+    run.recorder.promise_ledger()
+    run.handler.replace(CONTENT[V2], etag=V2, last_modified=DATE)
+    run.fetch()  # it is replaced, asked for or not
+    run.recorder.promise_ledger()
+    run.recorder.remove(f"{NAME}{LEDGER}")
+    right = hashlib.sha256(CONTENT[V2]).hexdigest()
+    assert run.fetch(keep_ledger=True, checksum=f"sha256:{right}").skipped
+    run.recorder.promise_ledger()
 
 
 def loses_its_part_file(run: Run) -> None:
@@ -255,6 +273,7 @@ SCENARIOS: dict[str, Scenario] = {
         may_not_replace,
         is_discarded,
         loses_its_part_file,
+        keeps_its_ledger,
         is_small,
         breaks_as_one_stream,
         has_no_length,

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import pytest
 
 from fastxfer._native import writer
+from fastxfer.names import CHECKPOINT, LEDGER, NEW_CHECKPOINT, NEW_LEDGER
 from fastxfer.storage import part_file
 from fastxfer.storage.part_file import Left, PartFile
 from fastxfer.storage.publish import UNFINISHED
@@ -43,7 +45,9 @@ from tests.crash.events import (
 )
 from tests.crash.model import Disk
 
+NAME = "data.bin"
 OLD = "old"
+KINDS = {CHECKPOINT: "checkpoint", NEW_CHECKPOINT: "checkpoint", LEDGER: "ledger", NEW_LEDGER: "ledger"}
 Entered = TypeVar("Entered", bound="Recorder")
 _REAL = {name: getattr(os, name) for name in ("open", "pwrite", "unlink", "utime")}
 
@@ -96,12 +100,17 @@ class Recorder:
             self._saved.wait_for(lambda: self.saves >= aim, deadline_s)
 
     def remove(self, name: str) -> None:
-        """Removes a file as somebody else would: nothing is promised about progress any more."""
+        """Removes a file as somebody else would: nothing is promised about progress and ledger any more."""
         with self._lock:
             self._look()
-            self._promise_progress(None, b"")
+            self._promised(replace(self._promise, progress=None, chunks=b"", ledger=False))
             _REAL["unlink"](self._directory / name)
             self._tell(Unname(self._now.names[name], name))
+
+    def promise_ledger(self) -> None:
+        """A fetch has returned that keeps a ledger: it is there from now on, if anything is promised."""
+        with self._lock:
+            self._promised(replace(self._promise, ledger=bool(self._promise.final)))
 
     def put_old(self, name: str, data: bytes) -> None:
         """Has an older object stand under the final name, durably, since before the run."""
@@ -191,7 +200,7 @@ class Recorder:
         for name in list(self._now.names):
             file = self._now.of(name)
             assert file is not None
-            if not name.endswith(".ckpt"):  # it is written by calls alone
+            if KINDS.get(name.removeprefix(NAME)) is None:  # it is written by calls alone
                 self._compare_pages(
                     self._now.names[name], bytes(file.data), (self._directory / name).read_bytes()
                 )
@@ -290,7 +299,7 @@ class Recorder:
     def _site(self, number: int) -> str:
         """Returns where a sync comes from, by the names of the functions, and what it is of."""
         names = [name for name, file in self._now.names.items() if file == number]
-        kind = "names" if not number else "checkpoint" if names[0].endswith(".ckpt") else "data"
+        kind = KINDS.get(names[0].removeprefix(NAME), "data") if number else "names"
         return f"{' > '.join(storage_calls())}: {kind}"
 
     def _rename(self, real: Any, source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
@@ -338,8 +347,7 @@ class Recorder:
         self._tell(promise)
 
     def _promise_progress(self, version: str | None, chunks: bytes) -> None:
-        old = self._promise
-        self._promised(Promise(old.final, version, chunks, old.readable))
+        self._promised(replace(self._promise, progress=version, chunks=chunks))
 
     def _around_sync(self, real: Any, part: PartFile, *args: Any, **options: Any) -> None:
         real(part, *args, **options)
