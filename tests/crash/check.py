@@ -136,12 +136,15 @@ class Checker:
         with pytest.MonkeyPatch.context() as patches:
             if not killed:
                 patches.setattr(part_file, "boot_id", lambda: "another boot")
+            part = None
             try:
                 part = PartFile.open(target, Source.of(self.trace.url, self.trace.url))
                 if killed:
                     self._same_inode(state.image, part)
                 left = part.read_left()
             except FastxferError as error:
+                if part is not None:
+                    part.close()
                 if state.promise.readable or not isinstance(error, CheckpointError):
                     yield f"the next run fails: {error}"
                 return
