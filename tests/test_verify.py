@@ -818,7 +818,8 @@ def test_progress_counts_what_is_read(out: Path) -> None:
 
 
 ENDLESS = """
-import sys, fastxfer
+import signal, sys, fastxfer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who started the tests ignore
 def tell(now):
     if now.done:
         print(now.done, flush=True)

@@ -58,7 +58,11 @@ def publish(
                 "find out by whom, and run it again"
             )
         durable = sync is not None
-        kept.stage(target, ledger, durable=durable)
+        try:
+            kept.stage(target, ledger, durable=durable)
+        except StorageError as error:
+            error.kept = str(target.part)
+            raise
         rename(target, replace, durable)
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error

@@ -39,18 +39,21 @@ class Call:
     on: str
     number: int
 
-    def path(self, out: Path) -> Path | None:
-        """Returns the path that the call is done on when a fetch writes `out`."""
-        return paths(out).get(self.on)
+    def paths(self, out: Path) -> list[Path]:
+        """Returns the paths that the call may be done on when a fetch writes `out`."""
+        return [path for path, on in groups(out).items() if on == self.on]
 
 
-def paths(out: Path) -> dict[str, Path]:
-    """Returns what a fetch to `out` does its calls on."""
+def groups(out: Path) -> dict[Path, str]:
+    """Returns what a fetch to `out` does its calls on, and what that is; a checkpoint is made under a name of
+    its own.
+    """
     name = out.name
     return {
-        "dir": out.parent,
-        "part": out.with_name(f"{name}.part"),
-        "checkpoint": out.with_name(f"{name}.part.ckpt"),
+        out.parent: "dir",
+        out.with_name(f"{name}.part"): "part",
+        out.with_name(f"{name}.part.ckpt"): "checkpoint",
+        out.with_name(f"{name}.part.new"): "checkpoint",
     }
 
 
@@ -77,12 +80,12 @@ def record(command: Sequence[str], out: Path, log: Path) -> list[Call]:
 
 
 def _calls(log: str, out: Path) -> set[Call]:
-    groups = {str(path): on for on, path in paths(out).items()}
+    known = {str(path): on for path, on in groups(out).items()}
     numbers: Counter[tuple[str, str, str]] = Counter()
     mapping = {thread for thread, name, rest in _LINE.findall(log) if "MADV_POPULATE_WRITE" in rest}
     calls = set()
     for thread, name, arguments in _LINE.findall(log):
-        on = next((groups[path] for path in _FD.findall(arguments) if path in groups), None)
+        on = next((known[path] for path in _FD.findall(arguments) if path in known), None)
         if name == "madvise":
             on = ""
         if on is None:
@@ -102,8 +105,7 @@ def run_with(
     """Runs a command with something done to one of its calls, `signal=SIGKILL` or `error=EIO`; returns how it
     ended, and whether it came to that call: how often it saves is not the same each time.
     """
-    path = call.path(out)
-    only = [] if path is None else ["-P", str(path)]
+    only = [word for path in call.paths(out) for word in ("-P", str(path))]
     inject = f"inject={call.name}:{effect}:when={call.number}"
     log = out.parent.with_suffix(".strace")
     watch = [strace(), "-f", "-o", str(log), *only, "-e", f"trace={call.name}", "-e", inject]

@@ -101,6 +101,8 @@ def typed(victim: Victim, told: dict[str, Any], code: int, name: str) -> None:
     claimed = aftermath.status_works(victim)
     if "cannot open the directory" in told["message"]:
         assert told["kept"] is None, "what is in it cannot be known"
+    elif not victim.part.exists() and victim.out.exists() and victim.out.read_bytes() == victim.content:
+        assert told["kept"] is None, "it is whole, under its name"
     elif claimed:
         whole = format_size(read_status(str(victim.out)).size or 0)
         kept = f"{format_size(claimed)} of {whole} in {victim.part}"
