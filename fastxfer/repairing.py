@@ -19,7 +19,7 @@ from fastxfer.download import Download
 from fastxfer.errors import CannotResumeError, RemoteChangedError
 from fastxfer.examining import Exhibit, Findings
 from fastxfer.options import TransferOptions
-from fastxfer.plan.ranges import Span, subtract
+from fastxfer.plan.ranges import Span, add, subtract
 from fastxfer.plan.response import Identity, difference
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, VerifyResult
@@ -117,7 +117,7 @@ class Repair:
         options = replace(self._options, on_change="fail", exists="replace")
         mended = result.bad
         for span in result.missing:
-            mended = _joined(mended, span)
+            mended = add(subtract(mended, span), span)
         return replace(_mended(result, self._fetch(target, options), mended), missing=[])
 
     def _whole(self, target: Target, result: VerifyResult, crc64: int | None, note: str) -> VerifyResult:
@@ -142,16 +142,6 @@ class Repair:
             raise download.error
         assert download.result is not None
         return download.result
-
-
-def _joined(spans: list[Span], span: Span) -> list[Span]:
-    merged: list[Span] = []
-    for start, stop in sorted([*subtract(spans, span), span]):
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], stop)
-        else:
-            merged.append((start, stop))
-    return merged
 
 
 def _mended(result: VerifyResult, fetched: FetchResult, mended: list[Span]) -> VerifyResult:
