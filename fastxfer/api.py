@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any, ParamSpec
 
 from fastxfer import probing
-from fastxfer.download import Download
-from fastxfer.errors import InterruptedTransferError, TransferTimeoutError
+from fastxfer.download import TO_GO_ON, Download
+from fastxfer.errors import PausedError, TransferTimeoutError
 from fastxfer.options import Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 from fastxfer.sources.http import HttpSource
+from fastxfer.units import format_size
 from fastxfer.verification import Verification
 
 Path = str | os.PathLike[str]
@@ -55,7 +56,9 @@ class Transfer:
         return self._download.over.is_set()
 
     def pause(self) -> None:
-        """Stops the traffic and keeps all progress; `resume`, or a new process, goes on from there."""
+        """Stops the traffic and keeps all progress. It stays paused, in a new process too, until somebody
+        says otherwise: `resume`, or `unpause=True` of a later call.
+        """
         self._download.pause()
 
     def resume(self) -> None:
@@ -72,16 +75,33 @@ class Transfer:
         """Returns the result, once there is one.
 
         Raises the transfer's error (a FastxferError), and TransferTimeoutError when `timeout` seconds pass
-        before its end; it then goes on.
+        before its end; it then goes on. Raises PausedError at once for a target that its user paused in an
+        earlier run; the transfer waits for `resume`.
         """
-        if not self._download.over.wait(timeout):
+        if not self._download.halted.wait(timeout):
             raise TransferTimeoutError(f"the transfer is not over after {timeout:g} s; it goes on")
-        if self._reporter is not None and self._reporter is not threading.current_thread():
-            self._reporter.join()
+        if not self.done:
+            now = self.progress
+            what = (
+                f"{format_size(now.done)} of {format_size(now.size)}" if now.size else format_size(now.done)
+            )
+            part = self._download.target.part
+            raise PausedError(f"{part} was paused by its user; {TO_GO_ON}", kept=f"{what} in {part}")
+        self._join()
         if self._download.error is not None:
             raise self._download.error
         assert self._download.result is not None
         return self._download.result
+
+    def _join(self) -> None:
+        self._download.over.wait()
+        if self._reporter is not None and self._reporter is not threading.current_thread():
+            self._reporter.join()
+
+    def _stop(self) -> None:
+        """Ends it, resumable, and waits for its end."""
+        self.cancel()
+        self._join()
 
     def __enter__(self) -> Transfer:
         return self
@@ -90,8 +110,7 @@ class Transfer:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         if not self.done:
-            self.cancel()
-            self._download.over.wait()
+            self._stop()
 
     def __repr__(self) -> str:
         now = self.progress
@@ -107,6 +126,7 @@ def start(
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
     resume: bool | str = True,
+    unpause: bool = False,
     exists: str = "update",
     headers: Headers | None = None,
     secret_headers: str | Iterable[str] = (),
@@ -165,6 +185,7 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
                 4 MiB, by size.
             resume: go on from a part file; False starts over; "force" goes on also where nothing but the size
                 tells that it is of this object.
+            unpause: go on with a target that its user paused in an earlier run, which otherwise stays paused.
             exists: "update" fetches only if the target differs from the object, "skip", "replace", or
                 "error".
             headers: more header fields, a mapping or "Name: value" strings.
@@ -192,17 +213,14 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
 
         Raises:
             FastxferError: one of its kinds (fastxfer.errors); `kept` says what is left to go on from.
+            PausedError: the target was paused by its user; nothing was fetched.
             KeyboardInterrupt: after the progress was saved.
         """
         transfer = begin(*args, **kwargs)
         try:
             return transfer.wait()
-        except KeyboardInterrupt:
-            transfer.cancel()
-            try:
-                transfer.wait()
-            except InterruptedTransferError:
-                pass
+        except (KeyboardInterrupt, PausedError):
+            transfer._stop()
             raise
 
     fetch.__qualname__ = "fetch"

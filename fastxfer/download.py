@@ -32,6 +32,7 @@ from fastxfer.errors import (
     AuthError,
     FastxferError,
     InterruptedTransferError,
+    PausedError,
     RangeError,
     RemoteChangedError,
     ServerError,
@@ -68,6 +69,7 @@ ENDLESS = 2**62
 MAP_CELLS = 64
 DRAIN_BYTES = 65536
 MAX_RESTARTS = 5
+TO_GO_ON = "to go on say so: --unpause, unpause=True, or resume() of its Transfer"
 
 
 class Download:
@@ -84,6 +86,8 @@ class Download:
         self.source = self.original
         self.target: Target = resolve_target(self.original.url, out)
         self.over = threading.Event()
+        self.halted = threading.Event()
+        """It is over, or was found paused by an earlier run's user and waits for `resume`."""
         self.result: FetchResult | None = None
         self.error: FastxferError | None = None
         self.progress = Progress(url=self.original.display)
@@ -99,6 +103,10 @@ class Download:
         self._restart: str | None = None
         self._discard = False
         self._paused = False
+        self._go_on = False  # `resume` was called, perhaps before it was known that it is paused
+        self._found_paused = False
+        self._may_halt = True
+        self._lock = threading.Lock()
         self._renewal = Renewal(options.refresh)
         self._front = 0
         self._meter = RateMeter()
@@ -125,12 +133,22 @@ class Download:
         self._on_engine(self._pause)
 
     def resume(self) -> None:
-        """Goes on after `pause`."""
+        """Goes on after `pause`, of an earlier run too."""
+        self._go_on = True
+        self._keep_waiting()
         self._on_engine(self._resume)
 
     def cancel(self, keep: bool = True) -> None:
         """Ends the transfer; the part file and its checkpoint are kept to go on from, or removed."""
+        self._keep_waiting()
         self._on_engine(lambda: self._cancel(keep))
+
+    def _keep_waiting(self) -> None:
+        """From now on only the end ends a wait."""
+        with self._lock:
+            self._may_halt = False
+            if not self.over.is_set():
+                self.halted.clear()
 
     # ---- handing over between the threads ----
 
@@ -185,10 +203,26 @@ class Download:
         if self._ending is not None or found is not None:
             self._settle(self._nothing_to_do(found) if found is not None else None)
             return
-        self._mode = "probing"
         left = self._keeping.left
         self._subject.left = left.checkpoint.identity if left is not None else None
         self._resumed = self._keeping.left_bytes()
+        if self._keeping.left_paused and not self._go_on:
+            self._halt()
+        else:
+            self._set_out()
+
+    def _halt(self) -> None:
+        """An earlier run's user paused it: it stays so until `resume`, and the disk and the network alone."""
+        self._paused = self._keeping.paused = self._found_paused = True
+        self._publish_progress()
+        with self._lock:
+            if self._may_halt:
+                self.halted.set()
+
+    def _set_out(self) -> None:
+        """Begins where the last run stopped, or at the beginning."""
+        self._mode = "probing"
+        left = self._keeping.left
         if left is not None and left.ledger.complete:
             identity = self._subject.identity = left.checkpoint.identity
             self._mode = "opening"
@@ -498,7 +532,7 @@ class Download:
                 self._disk.every(0, None)
             self._feed_anew(plan.Begin(None))
         elif self._paused:
-            self._on_disk(lambda: self._keeping.save(self._marks(), paused=True))
+            self._on_disk(lambda: self._keeping.save(self._marks()))
 
     # ---- a URL that expired ----
 
@@ -614,7 +648,7 @@ class Download:
     def _pause(self) -> None:
         if self._paused or self._mode in ("settling", "over"):
             return
-        self._paused = True
+        self._paused = self._keeping.paused = True
         self._publish_progress()
         if self._mode not in ("preparing", "opening"):
             self._feed(plan.Pause())
@@ -624,6 +658,11 @@ class Download:
         if not self._paused or self._mode in ("settling", "over"):
             return
         self._paused = False
+        self._keeping.unpause()
+        if self._found_paused:
+            self._found_paused = False
+            self._set_out()
+            return
         self._meter = RateMeter()
         if not self._renewal.asking:
             self._feed(plan.Resume())
@@ -632,7 +671,10 @@ class Download:
     def _cancel(self, keep: bool) -> None:
         self._discard = not keep
         where = f"; {self.target.part} is kept" if keep else ""
-        self._fail(InterruptedTransferError(f"the transfer was stopped{where}; run it again to go on"))
+        if keep and self._paused:
+            self._fail(PausedError(f"the transfer was stopped while paused, and stays so; {TO_GO_ON}"))
+        else:
+            self._fail(InterruptedTransferError(f"the transfer was stopped{where}; run it again to go on"))
 
     def _fail(self, error: FastxferError) -> None:
         if self._mode in ("settling", "over"):
@@ -664,11 +706,7 @@ class Download:
             self._on_disk(self._keeping.leave, lambda _: self._finished(skip, None))
         elif failure is not None:
             self._on_disk(
-                lambda: (
-                    self._keeping.discard()
-                    if self._discard
-                    else self._keeping.keep(failure, marks, paused=self._paused)
-                ),
+                lambda: self._keeping.discard() if self._discard else self._keeping.keep(failure, marks),
                 lambda _: self._finished(None, failure),
             )
         else:
@@ -709,7 +747,9 @@ class Download:
         if self._disk is not None:
             self._disk.stop()
         _running.discard(self)
-        self.over.set()
+        with self._lock:
+            self.over.set()
+            self.halted.set()
 
 
 def _throw(error: BaseException) -> None:

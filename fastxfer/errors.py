@@ -27,6 +27,7 @@ __all__ = [
     "NotFoundError",
     "OptionError",
     "OverloadedError",
+    "PausedError",
     "RangeError",
     "RemoteChangedError",
     "Retry",
@@ -133,6 +134,10 @@ class InterruptedTransferError(FastxferError):
     """The transfer was stopped by its user (cancel, Ctrl-C, end of the interpreter); it can be resumed."""
 
     exit_code = 7
+
+
+class PausedError(InterruptedTransferError):
+    """The target was paused by its user in an earlier run, and nobody has said that it may go on."""
 
 
 class CannotResumeError(FastxferError):

@@ -328,6 +328,9 @@ class TransferOptions:
         "this object",
         metavar="HOW",
     )
+    unpause: bool = _option(
+        parse_flag, False, "go on with a target that its user paused in an earlier run", metavar="BOOL"
+    )
     exists: str = _option(
         _choice("update", "skip", "replace", "error"), "update",
         "when the target is there: update (fetch only if it differs), skip, replace or error", metavar="HOW",

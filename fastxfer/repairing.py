@@ -130,7 +130,7 @@ class Repair:
         return _mended(replace(result, notes=(*result.notes, note)), fetched, result.bad)
 
     def _fetch(self, target: Target, options: TransferOptions) -> FetchResult:
-        self._download = download = Download(self._url, target.final, options)
+        self._download = download = Download(self._url, target.final, replace(options, unpause=True))
         download.begin()
         try:
             download.over.wait()

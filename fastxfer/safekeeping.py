@@ -67,6 +67,8 @@ class Safekeeping:
         self.candidate = False
         """The target is there and may be the object already: the remote's identity will tell."""
         self.restarts = 0
+        self.paused = False
+        """Paused by the user, which the checkpoint says from the next save on."""
         self.stream = (0, 0)
         """Length and CRC-64/NVME of an object whose size was not known, once it is whole."""
         self._source = Source.of(source.url, source.display)
@@ -231,6 +233,11 @@ class Safekeeping:
         ledger = self.left.ledger
         return ledger.done_bytes + prefix_bytes(self.left.partials, ledger.chunk_size)
 
+    @property
+    def left_paused(self) -> bool:
+        """True when the user paused what was left, and not since said that it may go on."""
+        return self.left is not None and self.left.checkpoint.paused and not self.options.unpause
+
     def follow(self, front: int) -> None:
         """Lets the digests follow to `front`: all bytes before it are in place."""
         if self._follower is not None:
@@ -252,18 +259,23 @@ class Safekeeping:
             part.pace_writeback()
         due = now - self._synced_at >= SYNC_S if durability == "periodic" else done != self._saved_chunks
         if durability != "none" and due:
-            part.sync(marks)
+            part.sync(marks, paused=self.paused)
             self._saved_chunks = done
             self._synced_at = self._saved_at = time.monotonic()
         elif now - self._saved_at >= max(CLAIM_S, part.claim_bytes / CLAIM_BYTES_A_S):
-            part.claim(marks)
+            part.claim(marks, paused=self.paused)
             self._saved_at = time.monotonic()
 
-    def save(self, marks: Partials, *, paused: bool = False) -> None:
+    def unpause(self) -> None:
+        """Has the next look at the intervals write down that the user goes on."""
+        self.paused = False
+        self._saved_at = 0.0
+
+    def save(self, marks: Partials) -> None:
         """Writes everything that is in place to the checkpoint, durably unless `durability` is none."""
         if self._part is not None:
             write = self._part.claim if self.options.durability == "none" else self._part.sync
-            write(marks, paused=paused)
+            write(marks, paused=self.paused)
 
     # ---- the end ----
 
@@ -287,7 +299,7 @@ class Safekeeping:
             self._part.discard(durable=self.options.durability != "none")
         self.close()
 
-    def keep(self, failure: FastxferError, marks: Partials, *, paused: bool) -> None:
+    def keep(self, failure: FastxferError, marks: Partials) -> None:
         """Ends a transfer that is not complete: everything is written down and kept, and `failure` says
         what.
         """
@@ -297,14 +309,14 @@ class Safekeeping:
                 failure.kept = failure.kept or self._kept()
             self.close()
             return
-        nothing = part.ledger is not None and not part.ledger.done and not marks and not paused
+        nothing = part.ledger is not None and not part.ledger.done and not marks and not self.paused
         small = part.ledger is not None and not part.checkpointed
         if nothing or small:
             self.discard()  # space that was reserved, or bytes that nothing can go on from
             return
         if not isinstance(failure, StorageError):  # a disk that failed is not asked to promise again
             try:
-                self.save(marks, paused=paused)
+                self.save(marks)
             except StorageError as error:
                 self.notes.append(str(error))  # what ended the transfer is told, not what came after it
         part.discard_if_empty()

@@ -21,7 +21,7 @@ from fastxfer.storage.reading import Reading
 from fastxfer.storage.reopening import tidy
 
 # What a fetch takes and a verification has no use for, or decides itself.
-OF_A_FETCH = frozenset({"checksum", "chunk_size", "resume", "exists", "on_change", "keep_ledger"})
+OF_A_FETCH = frozenset({"checksum", "chunk_size", "resume", "unpause", "exists", "on_change", "keep_ledger"})
 WHAT_TO_DO = (
     "there is nothing to hold it against: give a checksum, or fetch it with keep_ledger=True (--keep-ledger)"
 )

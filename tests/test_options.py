@@ -22,6 +22,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "checksum": [(None, ()), (f"sha256:{SHA256.upper()}", (("sha256", SHA256),))],
     "chunk_size": [(None, None), (1, 1), ("8M", 8 * 1024**2), ("5G", 5 * 1024**3)],
     "resume": [(True, True), ("no", False), ("Yes", True), ("0", False), ("on", True), ("Force", "force")],
+    "unpause": [(True, True), ("no", False)],
     "exists": [("skip", "skip"), ("error", "error")],
     "headers": [
         (None, ()),
@@ -68,6 +69,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "chunk_size": [0, -1, "0", "5.1G", "x", True, 1.5, [], "9" * 400 + ".5"],
     "resume": ["maybe", 2, None, "truee", "", "forced"],
+    "unpause": ["later", None],
     "exists": ["", "Update", None, 1, []],
     "headers": [
         5,

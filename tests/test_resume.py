@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastxfer
 from fastxfer.storage.part_file import stored_checkpoint
 from fastxfer.storage.paths import resolve_target
+from tests.cli.command import wait_until
 from tests.kills.victims import child_command
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject, make_bytes
@@ -157,21 +159,32 @@ def test_pause_stops_the_traffic_and_resume_goes_on(
     assert result.transferred == SIZE, "in the same process it goes on from the very byte"
 
 
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
-def test_a_paused_transfer_goes_on_in_a_new_process(
-    nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
-) -> None:
-    watch = Watch(at=10 * MIB)
+def says_paused(out: Path) -> bool:
+    checkpoint = stored_checkpoint(resolve_target("http://localhost/out", out))
+    return checkpoint is not None and checkpoint.paused
+
+
+def paused_at(
+    nginx: Nginx, thing: TestObject, out: Path, at: int = 10 * MIB, **options: Any
+) -> tuple[str, int]:
+    """Leaves a target that its user paused; returns its URL and how many bytes of it are there."""
+    watch = Watch(at=at)
     url = nginx.url(thing.name, prefix="/slow4m")
-    with fastxfer.start(url, tmp_path / "out", CONNECTIONS, progress=watch, sink=sink) as transfer:
+    with fastxfer.start(url, out, CONNECTIONS, progress=watch, **options) as transfer:
         wait_for(watch.reached)
         transfer.pause()
         wait_for(watch.state("paused"))
         done = transfer.progress.done
-    checkpoint = stored_checkpoint(resolve_target(url, tmp_path / "out"))
-    assert checkpoint is not None
-    assert checkpoint.paused
-    program = "import sys, fastxfer; print(fastxfer.fetch(sys.argv[1], sys.argv[2]).transferred)"
+    assert says_paused(out)
+    return url, done
+
+
+@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+def test_a_paused_transfer_goes_on_in_a_new_process_when_told(
+    nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
+) -> None:
+    _, done = paused_at(nginx, thing, tmp_path / "out", sink=sink)
+    program = "import sys, fastxfer; print(fastxfer.fetch(*sys.argv[1:], unpause=True).transferred)"
     told = subprocess.run(
         [sys.executable, "-c", program, nginx.url(thing.name, prefix="/slow64m"), str(tmp_path / "out")],
         check=True,
@@ -180,6 +193,121 @@ def test_a_paused_transfer_goes_on_in_a_new_process(
         timeout=DEADLINE_S,
     )
     assert int(told.stdout) == SIZE - done, "from the very byte where it stopped"
+    assert sha256(tmp_path / "out") == thing.sha256
+
+
+def test_a_pause_stays_until_somebody_says_otherwise(
+    own_nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    url, done = paused_at(own_nginx, thing, out)
+    asked = len(own_nginx.requests(thing.name))
+    for _ in range(2):
+        with pytest.raises(fastxfer.PausedError) as caught:
+            fastxfer.fetch(url, out)
+        assert (caught.value.exit_code, says_paused(out)) == (7, True)
+        assert str(out.with_name("out.part")) in str(caught.value.kept)
+        assert "unpause" in str(caught.value)
+    transfer = fastxfer.start(url, out)
+    with pytest.raises(fastxfer.PausedError):
+        transfer.wait(DEADLINE_S)
+    assert (transfer.state, transfer.progress.done, transfer.done) == ("paused", done, False)
+    transfer.cancel()
+    with pytest.raises(fastxfer.PausedError, match="stays so"):
+        transfer.wait(DEADLINE_S)
+    assert len(own_nginx.requests(thing.name)) == asked, "not one request"
+    with fastxfer.start(own_nginx.url(thing.name, prefix="/slow64m"), out) as transfer:
+        transfer.resume()  # before, or after, it was found paused
+        assert transfer.wait(DEADLINE_S).transferred == SIZE - done
+    assert sha256(out) == thing.sha256
+
+
+def test_a_transfer_found_paused_goes_on_by_resume_and_may_be_paused_again(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    url, done = paused_at(nginx, thing, out, at=4 * MIB)
+    watch = Watch(at=done + 4 * MIB)
+    with fastxfer.start(url, out, CONNECTIONS, progress=watch) as transfer:
+        with pytest.raises(fastxfer.PausedError):
+            transfer.wait(DEADLINE_S)
+        assert transfer.progress.size == SIZE
+        transfer.resume()
+        wait_for(watch.reached)
+        wait_until(lambda: not says_paused(out))  # a kill now leaves one that goes on
+        watch.states.clear()
+        transfer.pause()
+        wait_for(watch.state("paused"))
+        with pytest.raises(fastxfer.TransferTimeoutError):
+            transfer.wait(0.2)  # paused by this process: `wait` waits
+    assert says_paused(out)
+    fast = nginx.url(thing.name, prefix="/slow64m")
+    assert fastxfer.fetch(fast, out, unpause=True).resumed > done
+    assert sha256(out) == thing.sha256
+
+
+@pytest.mark.parametrize("durability", ["none", "periodic", "chunk"])
+def test_a_pause_outlives_a_kill_however_long_it_lasted(
+    nginx: Nginx, thing: TestObject, tmp_path: Path, durability: str
+) -> None:
+    """The checkpoint is written again and again while it is paused: it keeps saying so."""
+    out = tmp_path / "out"
+    program = """
+import sys, threading, fastxfer, fastxfer.safekeeping as safekeeping
+from fastxfer.storage.checkpoint import CheckpointFile
+
+safekeeping.SYNC_S = 0.3  # as if many seconds went by
+paused, write, written = threading.Event(), CheckpointFile.write, 0
+
+def counted(self, checkpoint, *, durable):
+    global written
+    write(self, checkpoint, durable=durable)
+    written += paused.is_set()
+    if written == 4:
+        print("written", flush=True)
+
+CheckpointFile.write = counted
+reached = threading.Event()
+transfer = fastxfer.start(
+    *sys.argv[1:3],
+    durability=sys.argv[3],
+    progress=lambda p: (p.done > 8 * 2**20 and reached.set(), p.state == "paused" and paused.set()),
+)
+reached.wait(30)
+transfer.pause()
+transfer.wait()
+"""
+    arguments = [nginx.url(thing.name, prefix="/slow4m"), str(out), durability]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"written\n"
+        finally:
+            process.kill()
+    assert says_paused(out)
+    with pytest.raises(fastxfer.PausedError):
+        fastxfer.fetch(arguments[0], out)
+
+
+def test_a_paused_target_stays_so_for_another_url_and_goes_when_it_is_to_start_over(
+    nginx: Nginx, thing: TestObject, objects: Objects, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    paused_at(nginx, thing, out)
+    other = objects.make(2 * MIB)
+    with pytest.raises(fastxfer.PausedError):
+        fastxfer.fetch(nginx.url(other.name), out)
+    assert fastxfer.fetch(nginx.url(other.name), out, unpause=True).restarts == 1
+    assert sha256(out) == other.sha256
+    paused_at(nginx, thing, out)
+    assert fastxfer.fetch(nginx.url(thing.name), out, resume=False).transferred == SIZE
+    assert sha256(out) == thing.sha256
+
+
+def test_a_paused_target_is_repaired_when_asked(nginx: Nginx, thing: TestObject, tmp_path: Path) -> None:
+    url, _ = paused_at(nginx, thing, tmp_path / "out")
+    fast = url.replace("/slow4m", "/slow64m")
+    assert fastxfer.verify(tmp_path / "out", repair=fast).ok
     assert sha256(tmp_path / "out") == thing.sha256
 
 

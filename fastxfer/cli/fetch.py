@@ -25,7 +25,7 @@ from fastxfer.cli.arguments import (
     transfer_options,
     values,
 )
-from fastxfer.errors import FastxferError, OptionError
+from fastxfer.errors import FastxferError, OptionError, PausedError
 from fastxfer.results import FetchResult
 from fastxfer.storage.paths import resolve_target
 
@@ -37,7 +37,8 @@ EVENT_S = 1.0
 EPILOG = """\
 Every option with a value is also a variable, --stall-timeout is FASTXFER_STALL_TIMEOUT; the command line
 wins. K, M and G are powers of 1024. On a terminal p pauses and goes on, q stops; so does Ctrl-C: run the same
-command again to go on. Nothing stands under the target's name before it is complete.
+command again to go on. What is stopped while it is paused stays so: press p, or give --unpause. Nothing
+stands under the target's name before it is complete.
 """
 
 
@@ -108,7 +109,7 @@ def fetch(url: str, out: str | None, options: dict[str, Any], *, as_json: bool, 
     """Fetches as `fastxfer.fetch` does, and shows how it goes. Raises FastxferError, a stop included."""
     with start(url, out, **options) as transfer:
         _stop_on_signals(transfer)
-        if bar and not _over_within(transfer, BAR_AFTER_S):
+        if bar and not _over_soon(transfer):
             _watch(transfer, out, as_json)
         elif as_json:
             _tell(transfer)
@@ -126,12 +127,24 @@ def _stop_on_signals(transfer: Transfer) -> None:
             signal.signal(number, stop)
 
 
+def _over_soon(transfer: Transfer) -> bool:
+    """Waits a moment for the end; returns whether it came. One that was left paused has not ended."""
+    try:
+        return _over_within(transfer, BAR_AFTER_S)
+    except PausedError:
+        return False
+
+
 def _over_within(transfer: Transfer, timeout_s: float) -> bool:
-    """Waits for the end; returns whether it came. What the end is, is for `wait` to say later."""
+    """Waits for the end; returns whether it came. What the end is, is for `wait` to say later.
+
+    Raises PausedError for one that an earlier run left paused: nobody is there to press a key.
+    """
     try:
         transfer.wait(timeout_s)
-    except FastxferError:
-        pass
+    except FastxferError as error:
+        if isinstance(error, PausedError) and not transfer.done:
+            raise
     return transfer.done
 
 
@@ -148,7 +161,6 @@ def _watch(transfer: Transfer, out: str | None, as_json: bool) -> None:
     from fastxfer.progress.bar import Bar
 
     name = resolve_target(transfer.progress.url, out).final.name
-    paused = False
     event_at = 0.0
     with Keyboard() as keyboard, Bar(name=name, keys=keyboard.present) as bar:
         while not transfer.done:
@@ -158,8 +170,7 @@ def _watch(transfer: Transfer, out: str | None, as_json: bool) -> None:
                 output.event("progress", transfer.progress.to_dict())
             key = keyboard.read(FRAME_S)
             if key == "p":
-                paused = not paused
-                (transfer.pause if paused else transfer.resume)()
+                (transfer.resume if transfer.state == "paused" else transfer.pause)()
             elif key == "q":
                 transfer.cancel()
             elif key is None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fastxfer.errors import FastxferError, InterruptedTransferError, StorageError
+from fastxfer.errors import FastxferError, InterruptedTransferError, PausedError, StorageError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -57,7 +57,7 @@ def flush() -> None:
 
 def error_line(error: FastxferError) -> None:
     """Writes an error as its one line on stderr; does nothing when stderr is gone too."""
-    if isinstance(error, InterruptedTransferError):
+    if isinstance(error, InterruptedTransferError) and not isinstance(error, PausedError):
         what = "goes on where it stopped" if error.kept else "starts it again"
         message = f"stopped; the same command {what}"
     else:

@@ -17,6 +17,7 @@ OF_A_FETCH = frozenset(
         "checksum",
         "chunk_size",
         "resume",
+        "unpause",
         "exists",
         "max_rate",
         "on_change",

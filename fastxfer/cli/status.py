@@ -144,11 +144,15 @@ def how_to_go_on(status: Status) -> str | None:
     """Returns the command that goes on, or what to do where it cannot be told; None when all is done."""
     if status.state == "complete":
         return None
+    if status.paused and not status.claimed:
+        return "run the same fetch again with --unpause: it starts from the beginning"
     if status.url is None or status.size is None or not status.part or not status.claimed:
         return "run the same fetch again: it starts from the beginning"
     if not status.url_whole:
-        return "run the same fetch again: its URL had a query, which is not stored"
-    return shlex.join(["fastxfer", "fetch", status.url, "-o", status.path])
+        paused = " with --unpause" if status.paused else ""
+        return f"run the same fetch again{paused}: its URL had a query, which is not stored"
+    unpause = ["--unpause"] if status.paused else []
+    return shlex.join(["fastxfer", "fetch", status.url, "-o", status.path, *unpause])
 
 
 def describe(status: Status, now: float) -> str:
@@ -170,6 +174,8 @@ def describe(status: Status, now: float) -> str:
         rows["durable"] = f"{durable} of {status.size} bytes, safe against a power cut"
         rows["chunks"] = f"of {format_size(status.chunk_size or 0)}"
         rows["map"] = f"[{status.chunks}]"
+    if status.paused:
+        head += ", paused by its user"
     if status.url is not None:
         rows["source"] = status.url
         rows["etag"] = status.etag or "none"
@@ -178,7 +184,7 @@ def describe(status: Status, now: float) -> str:
         rows["part file"] = "missing: what the checkpoint says of it is lost"
     if status.written is not None:
         ago = format_duration(max(0.0, now - status.written))
-        rows["last written"] = f"{_date(status.written)}, {ago} ago{', paused' if status.paused else ''}"
+        rows["last written"] = f"{_date(status.written)}, {ago} ago"
     rows["to go on"] = how_to_go_on(status) or "-"
     return "\n".join([output.plain(head), *(f"  {k:<14} {output.plain(v)}" for k, v in rows.items())])
 

@@ -97,15 +97,48 @@ def test_a_stop_from_the_keyboard_is_7_and_resumable(
             terminal.wait_for("paused: ")
         terminal.press(b"\x03" if how == "ctrl-c" else b"q")
         assert terminal.end() == 7
-        assert (
-            "fastxfer: stopped; the same command goes on where it stopped (kept: "
-            in terminal.text.replace("\n", "")
-        )
+        said = "the transfer was stopped while paused, and stays so; to go on say so: --unpause"
+        if how != "q while paused":
+            said = "stopped; the same command goes on where it stopped (kept: "
+        assert f"fastxfer: {said}" in terminal.text.replace("\n", "")
         assert "^C" not in terminal.text
         assert terminal.modes == terminal.modes_before
     assert 0 < claimed(out) < thing.size
-    assert fastxfer("fetch", nginx.url(thing.name, prefix="/slow256k"), "-o", out, "-x", "64").returncode == 0
+    fast: list[str | Path] = ["fetch", nginx.url(thing.name, prefix="/slow256k"), "-o", out, "-x", "64"]
+    if how == "q while paused":
+        refused = fastxfer(*fast)
+        assert (refused.returncode, "was paused by its user; to go on" in refused.stderr) == (7, True)
+        fast.append("--unpause")
+    assert fastxfer(*fast).returncode == 0
     assert sha256(out) == thing.sha256
+
+
+def test_a_paused_target_comes_back_paused_and_p_goes_on(
+    nginx: Nginx, thing: TestObject, tmp_path: Path
+) -> None:
+    command: list[str | Path] = [
+        "fetch",
+        nginx.url(thing.name, prefix="/slow256k"),
+        "-o",
+        tmp_path / "out",
+        "-x",
+        "4",
+    ]
+    with Terminal(*command) as terminal:
+        terminal.wait_for("p pauses, q stops", "█")
+        wait_until(lambda: claimed(tmp_path / "out") > MIB)
+        terminal.press(b"p")
+        terminal.wait_for("paused: ")
+        terminal.press(b"q")
+        assert terminal.end() == 7
+    told = fastxfer("status", tmp_path / "out").stdout
+    assert ", paused by its user\n" in told
+    assert told.rstrip().endswith(" --unpause")
+    with Terminal(*command[:-1], "64") as terminal:
+        terminal.wait_for("paused: p goes on, q stops", "0 connections")
+        terminal.press(b"p")
+        assert terminal.end() == 0
+    assert sha256(tmp_path / "out") == thing.sha256
 
 
 def test_an_error_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
