@@ -177,8 +177,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             out: a file, a directory, or None for the URL's file name in the current directory.
             connections: requests at once, 1 to 1024.
             refresh: called without arguments, on a thread of its own, when the server refuses the URL (401,
-                403); returns a new URL of the same object, with which all requests go on. A string is a
-                shell command that prints it.
+                403), and 30 s before the expiry that a presigned one states; returns a new URL of the same
+                object, with which all requests go on. A string is a shell command that prints it.
             checksum: what the object must have, "sha256:HEX" or a mapping; md5, sha1, sha256, sha512, blake3,
                 crc32c, crc64nvme, crc64xz.
             chunk_size: unit of the progress map, 1 byte to 5 GiB, an int or "8M"; by default 256 KiB to

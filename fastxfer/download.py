@@ -107,7 +107,7 @@ class Download:
         self._found_paused = False
         self._may_halt = True
         self._lock = threading.Lock()
-        self._renewal = Renewal(options.refresh)
+        self._renewal = Renewal(options.refresh, self.original.url)
         self._front = 0
         self._meter = RateMeter()
         self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
@@ -275,7 +275,7 @@ class Download:
 
     def _feed_anew(self, event: plan.Event) -> None:
         """Feeds what has the scheduler hand out runs, so that a pause that came before holds."""
-        if self._paused:
+        if self._paused or self._renewal.expired(time.time()):
             self._feed(plan.Pause())
         self._feed(event)
 
@@ -541,17 +541,30 @@ class Download:
         return lane.source.url == self.original.url and self._renewal.may_help(refused, self._done_bytes())
 
     def _renew(self, refused: AuthError) -> None:
+        self._feed(plan.Pause())
         if not self._renewal.asking:
-            self._feed(plan.Pause())
             self._renewal.begin(refused, lambda answer: self._on_engine(lambda: self._renewed(answer)))
 
-    def _renewed(self, answer: str | AuthError) -> None:
+    def _renew_in_time(self) -> None:
+        """Asks for another URL when this one says that it expires; requests that are out go on meanwhile."""
+        if not self._renewal.due(time.time()):
+            return
+        expiring = AuthError("the URL says that it expires", status=403)
+        self._renewal.begin(
+            expiring, lambda answer: self._on_engine(lambda: self._renewed(answer, ahead=True))
+        )
+
+    def _renewed(self, answer: str | AuthError, *, ahead: bool = False) -> None:
         if self._mode in ("settling", "over") or self._ending is not None:
             return
-        if isinstance(answer, AuthError):
+        if not isinstance(answer, AuthError):
+            self.original = self.source = HttpSource.of(answer, self.options)
+            self._renewal.came(self._done_bytes(), self.original.url, time.time())
+        elif ahead:
+            self._renewal.failed()
+            self._keeping.notes.append(str(answer))
+        else:
             raise answer
-        self.original = self.source = HttpSource.of(answer, self.options)
-        self._renewal.came(self._done_bytes())
         if not self._paused:
             self._feed(plan.Resume())
 
@@ -560,11 +573,13 @@ class Download:
     def _start_clocks(self) -> None:
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
         self._refill()
+        self._renew_in_time()
 
     def _on_tick(self) -> None:
         if self._mode in ("settling", "over"):
             return
         now = time.monotonic()
+        self._renew_in_time()
         for lane, error in self._lanes.late(now):
             self._engine.abort(lane.exchange, error)
         if self._mode in ("ranged", "single"):
@@ -599,9 +614,8 @@ class Download:
     def _state(self) -> str:
         if self._paused:
             return "paused"
-        if self._renewal.asking:
-            return "waiting"
-        resting = self._scheduler.active == 0 and self._scheduler.last_error is not None
+        held_up = self._renewal.asking or self._scheduler.last_error is not None
+        resting = self._scheduler.active == 0 and held_up
         return "waiting" if resting else "running"
 
     def _publish_progress(self) -> None:

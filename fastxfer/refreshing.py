@@ -1,4 +1,4 @@
-"""Asks the caller for a new URL of the same object when the old one has expired."""
+"""Asks the caller for a new URL of the same object when the old one has expired, or is about to."""
 
 from __future__ import annotations
 
@@ -8,20 +8,32 @@ from collections.abc import Callable
 
 from fastxfer.errors import AuthError
 from fastxfer.options import Refresh
+from fastxfer.plan.expiry import expires_at
 
 COMMAND_S = 60.0
+# A URL that says when it expires is renewed so long before: requests that are out were let in already.
+AHEAD_S = 30.0
 _PROXY = 407
 
 
 class Renewal:
-    """Whether the caller may be asked for a new URL: once for all requests, and again only after bytes came
-    with it. Of the engine's thread.
+    """Whether the caller may be asked for a new URL: once for all requests, after a refusal again only if
+    bytes came with it, and for a known expiry once. Of the engine's thread.
     """
 
-    def __init__(self, refresh: Refresh | None) -> None:
+    def __init__(self, refresh: Refresh | None, url: str) -> None:
         self._refresh = refresh
         self._done: int | None = None  # how much was in place when the last one came
+        self._expiry = expires_at(url) if refresh is not None else None
         self.asking = False
+
+    def due(self, now_epoch_s: float) -> bool:
+        """Returns whether the URL is to be renewed now, since it says that it expires."""
+        return self._expiry is not None and not self.asking and now_epoch_s >= self._expiry - AHEAD_S
+
+    def expired(self, now_epoch_s: float) -> bool:
+        """Returns whether the URL says that it has expired."""
+        return self._expiry is not None and now_epoch_s >= self._expiry
 
     def may_help(self, refused: AuthError, done: int) -> bool:
         """Returns whether a new URL may help against a refusal; `done` bytes are in place."""
@@ -35,9 +47,17 @@ class Renewal:
         self.asking = True
         ask(self._refresh, refused, then)
 
-    def came(self, done: int) -> None:
-        """Notes that there is a new URL."""
+    def came(self, done: int, url: str, now_epoch_s: float) -> None:
+        """Notes that there is a new URL. If it seems to expire at once the clocks may differ: a refusal tells
+        then.
+        """
         self.asking, self._done = False, done
+        expiry = expires_at(url)
+        self._expiry = expiry if expiry is not None and expiry > now_epoch_s + AHEAD_S else None
+
+    def failed(self) -> None:
+        """Notes that none came ahead of time: from now on a refusal tells."""
+        self.asking, self._expiry = False, None
 
 
 def ask(refresh: Refresh, refused: AuthError, then: Callable[[str | AuthError], object]) -> None:

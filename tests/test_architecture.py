@@ -54,6 +54,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "__future__": None,
     "base64": None,
     "bisect": None,
+    "calendar": ["timegm"],
     "collections": None,
     "collections.abc": None,
     "dataclasses": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,62 @@ def test_what_a_redirect_led_to_is_asked_for_at_its_beginning_first(tmp_path: Pa
     assert scenario.out.read_bytes() == OBJECT
     assert result.restarts == 0
     assert signed.issued >= 2
+
+
+def expires_in(scenario: Scenario, seconds: float) -> str:
+    return scenario.server.url(f"/object?Expires={int(time.time() + seconds)}&Signature=canary")
+
+
+@everywhere
+def test_a_url_that_says_it_has_expired_is_not_asked(tmp_path: Path, connections: int, resumed: bool) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        seen = len(scenario.server.requests)
+        asked: list[str] = []
+
+        def renew() -> str:
+            asked.append("once")
+            return expires_in(scenario, 3600)
+
+        scenario.url = old = expires_in(scenario, -60)
+        result = scenario.arrives(refresh=renew, retries=0)
+        targets = [request.target for request in scenario.server.requests[seen:]]
+    assert asked == ["once"]
+    assert targets
+    assert not any(old.endswith(target) for target in targets)
+    assert (result.retries, result.restarts, result.resumed) == (0, 0, scenario.before)
+
+
+@everywhere
+def test_a_url_that_is_about_to_expire_is_renewed_while_its_requests_go_on(
+    tmp_path: Path, connections: int, resumed: bool
+) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        renewed = threading.Event()
+        good = scenario.server._handler
+
+        def answers_once_renewed(request: Request, connection: Connection) -> None:
+            connection.stall(renewed)
+            good(request, connection)
+
+        def renew() -> str:
+            renewed.set()
+            return expires_in(scenario, -60)  # by our clock, which may be wrong: it is not asked again for it
+
+        scenario.server._handler = answers_once_renewed
+        scenario.url = expires_in(scenario, 10)
+        result = scenario.arrives(refresh=renew, retries=0)
+    assert renewed.is_set()
+    assert (result.retries, result.resumed) == (0, scenario.before)
+    assert result.transferred == SIZE - scenario.before, "no request was cut off"
+
+
+@everywhere
+@pytest.mark.parametrize("in_s", [-60, 10])
+def test_no_new_url_ahead_of_time_is_not_the_end(
+    tmp_path: Path, connections: int, resumed: bool, in_s: float
+) -> None:
+    with Scenario(tmp_path, connections, resumed) as scenario:
+        scenario.url = expires_in(scenario, in_s)
+        result = scenario.arrives(refresh=raises, retries=0)
+    assert any("asking for a new one raised ValueError" in note for note in result.notes)
+    assert "canary" not in str(result.to_dict())
