@@ -138,3 +138,11 @@ int64_t fx_birth_ns(int fd) {
 #endif
     return 0;
 }
+
+int fx_file_system(int fd, uint32_t *number) {
+    struct statfs info;
+    if (fstatfs(fd, &info) != 0)
+        return errno;
+    *number = (uint32_t)info.f_type;
+    return 0;
+}

@@ -45,4 +45,7 @@ int fx_prefers_map(int fd);
  * inode's number it tells a file from a later one that got the number again. */
 int64_t fx_birth_ns(int fd);
 
+/* Stores the number of the file system that a file or directory lies on, as statfs(2) lists them; a descriptor of O_PATH will do. */
+int fx_file_system(int fd, uint32_t *number);
+
 #endif

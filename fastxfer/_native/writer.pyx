@@ -6,7 +6,7 @@ keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called abo
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EFAULT, EIO, EOPNOTSUPP, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
@@ -19,6 +19,7 @@ cdef extern from "pages.h" nogil:
     int fx_reserve(int fd, uint64_t size)
     int fx_prefers_map(int fd)
     int64_t fx_birth_ns(int fd)
+    int fx_file_system(int fd, uint32_t *number)
     unsigned char *fx_map(int fd, uint64_t size)
     void fx_unmap(unsigned char *map, uint64_t size)
 
@@ -339,3 +340,12 @@ def prefers_mapping(int fd):
 def birth_ns(int fd):
     """Returns when the file was made, in nanoseconds since the epoch, or 0 where the file system does not say (statx(2))."""
     return fx_birth_ns(fd)
+
+
+def file_system(int fd):
+    """Returns the number of the file system that a descriptor's file lies on (statfs(2) lists them). Raises OSError."""
+    cdef uint32_t number = 0
+    cdef int error = fx_file_system(fd, &number)
+    if error:
+        raise OSError(error, os.strerror(error))
+    return number
