@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import permutations
+from itertools import product
 from unicodedata import category, normalize
 from urllib.parse import unquote, urlsplit
 
@@ -30,9 +30,12 @@ from fastxfer.errors import OptionError
 PART = ".part"
 CHECKPOINT = ".part.ckpt"
 NEW_CHECKPOINT = ".part.new"
+LOCK = ".part.lock"
 LEDGER = ".fxsum"
 NEW_LEDGER = ".fxsum.new"
 """What the names of a file's working files and of its kept ledger end in, and of new ones in the making."""
+WORKING = (PART, CHECKPOINT, NEW_CHECKPOINT)
+"""Those of the files that hold what is there of an object until it is whole."""
 MAX_NAME_BYTES = 255
 MAX_FILE_BYTES = MAX_NAME_BYTES - len(CHECKPOINT)
 MAX_PATH_BYTES = 2048
@@ -45,7 +48,7 @@ _JOINERS = "\u200c\u200d"
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_ENDINGS = (PART, CHECKPOINT, NEW_CHECKPOINT)
+_ENDINGS = (*WORKING, LOCK, LEDGER, NEW_LEDGER)
 _WORKING = "are a file and the name of one of its working files"
 _SAY_WHERE = "say where to write with out (-o FILE)"
 
@@ -160,14 +163,14 @@ def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
 
 
 def _place_beside_working_files(name: str, key: str, files: dict[str, str], *others: dict[str, str]) -> None:
-    for mine, twin in permutations(_ENDINGS, 2):
+    for mine in _ENDINGS:
         if not key.endswith(mine):
             continue
         base = key.removesuffix(mine)
         if base in files:
             raise _collision(files[base], name, _WORKING)
-        for taken in (files, *others):
-            if base + twin in taken:
+        for taken, twin in product((files, *others), _ENDINGS):
+            if twin != mine and base + twin in taken:
                 raise _collision(taken[base + twin], name, "have the names of the working files of one")
 
 

@@ -320,6 +320,10 @@ def test_a_urls_name_is_a_safe_name(text: str) -> None:
         ("x", "x.part", "working file"),
         ("x", "x.part.ckpt", "working file"),
         ("x", "x.part.new", "working file"),
+        ("x", "x.part.lock", "working file"),
+        ("x", "x.fxsum", "working file"),
+        ("X.FXSUM.new", "x", "working file"),
+        ("x.part.lock", "x.part", "working files of one"),
         ("x", "X.PART", "working file"),
         ("d/x", "d/x.part/y", "working file"),
         ("x", "x.part.ckpt/y", "working file"),
@@ -364,31 +368,32 @@ def test_one_unsafe_name_among_many_is_refused() -> None:
         check_collisions(["a", "b", "../c"])
 
 
+ENDINGS = (".part", ".part.ckpt", ".part.new", ".part.lock", ".fxsum", ".fxsum.new")
+
+
 def clash(one: str, other: str) -> bool:
     """Returns whether two names cannot stand side by side, told by all the files and folders they need."""
-
-    endings = {".part", ".part.ckpt", ".part.new"}
 
     def needs(name: str) -> tuple[set[str], set[str]]:
         key = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
         parts = key.split("/")
         folders = {"/".join(parts[:n]) for n in range(1, len(parts))}
-        return {key, *(key + ending for ending in endings)}, folders
+        return {key, *(key + each for each in ENDINGS)}, folders
 
     (files, folders), (other_files, other_folders) = needs(one), needs(other)
     key, other_key = (min(each, key=len) for each in (files, other_files))
     beside = {(key, each) for each in {other_key, *other_folders}} | {(other_key, each) for each in folders}
     pair = any(
-        {one, other} <= {one.removesuffix(end) + each for each in endings}
+        {one, other} <= {one.removesuffix(end) + each for each in ENDINGS}
         for one, other in beside
-        for end in endings
+        for end in ENDINGS
         if one.endswith(end) and one != other
     )
     return bool(pair or files & other_files or files & other_folders or folders & other_files)
 
 
 words = st.sampled_from(
-    ["a", "A", "b", "a.part", "a.part.ckpt", "a.part.new", "A.Part", "\u00e9", "E\u0301", "a.part.part"]
+    ["a", "A", "b", "A.Part", "\u00e9", "E\u0301", "a.part.part", *(f"a{each}" for each in ENDINGS)]
 )
 trees = st.lists(st.lists(words, min_size=1, max_size=3).map("/".join), max_size=7)
 
