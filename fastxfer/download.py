@@ -684,6 +684,7 @@ class Download:
 
     def _cancel(self, keep: bool) -> None:
         self._discard = not keep
+        self._keeping.given_up.set()
         where = f"; {self.target.part} is kept" if keep else ""
         if keep and self._paused:
             self._fail(PausedError(f"the transfer was stopped while paused, and stays so; {TO_GO_ON}"))

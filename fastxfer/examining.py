@@ -1,8 +1,8 @@
 """What is there of a file, and what of it holds: the reading side of `verify`.
 
 A *exhibit* is what is read, and what is known of it: for a finished file its kept ledger, `OUT.fxsum`; for a
-part file its checkpoint. Reading takes no lock on a finished file, which nobody writes to; a part file is
-locked, so that a running transfer is told apart and left alone. Nothing is changed.
+part file its checkpoint. Reading takes no lock on a finished file, which nobody writes to; of a part file it
+is made sure that nobody writes it meanwhile, so that a running transfer is left alone. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastxfer.plan.grid import chunk_size_for
 from fastxfer.plan.ranges import Span, add
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
-from fastxfer.storage.part_file import lock
+from fastxfer.storage.owner import current, open_part, open_to_read
 from fastxfer.storage.paths import Target, target_of
 from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined, crc_of
 from fastxfer.storage.reopening import same_bytes
@@ -70,28 +70,55 @@ def open_exhibit(path: str | os.PathLike[str], *, to_repair: bool) -> Iterator[E
     """
     target = target_of(path)
     directory = target.directory
-    named_part = Path(os.fspath(path)).name in (target.part_name, target.checkpoint_name)
+    named_part = Path(os.fspath(path)).name in target.working_names
     part = directory.look(target.name) is None or named_part
-    name = target.part_name if part else target.name
+    name = current(target).part_name if part else target.name
     if directory.look(name) is None:
         neither = f"neither {target.final} nor {target.part}" if not named_part else f"no {target.part}"
         raise StorageError(f"nothing is there to verify: {neither}")
-    try:
-        fd = directory.open_file(name, os.O_RDWR if part and to_repair else os.O_RDONLY)
-    except OSError as error:
-        raise storage_error(f"read {directory.path / name}", error) from error
-    try:
+    with _part_file(target, to_repair=to_repair) if part else _finished_file(target) as (fd, there):
         if part:
-            lock(fd, target, shared=not to_repair)
-            if not directory.holds(name, fd):
-                raise TargetBusyError(f"{target.final} was finished meanwhile; run it again")
-            found = read_checkpoint(directory, target.checkpoint_name)
+            found = read_checkpoint(directory, there.checkpoint_name)
             known = found[0] if found is not None and found[0].identity.size is not None else None
         else:
             known = kept.beside(target, fd)
-        yield Exhibit(target, name, fd, os.fstat(fd), known, part)
+        yield Exhibit(there, there.part_name if part else target.name, fd, os.fstat(fd), known, part)
+
+
+@contextmanager
+def _finished_file(target: Target) -> Iterator[tuple[int, Target]]:
+    try:
+        fd = target.directory.open_file(target.name, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(f"read {target.final}", error) from error
+    try:
+        yield fd, target
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _part_file(target: Target, *, to_repair: bool) -> Iterator[tuple[int, Target]]:
+    """Gives the part file while nobody else writes it, and the names of what is beside it."""
+    owner = None
+    if to_repair:
+        fd, owner = open_part(target)
+    else:
+        try:
+            fd, target = open_to_read(target)
+        except OSError as error:
+            raise storage_error(f"read {target.part}", error) from error
+    try:
+        if owner is not None and owner.in_doubt:
+            raise StorageError(
+                f"cannot repair {target.part}: somebody may still write it, on another machine; "
+                "run the fetch again, which goes on in a copy"
+            )
+        yield fd, target if owner is None else owner.target
+    finally:
+        os.close(fd)
+        if owner is not None:
+            owner.release()
 
 
 def examine(exhibit: Exhibit, wanted: Sequence[str], begun: Callable[[Reading], object]) -> Findings:

@@ -9,6 +9,7 @@ ends it. The engine's side is download.py. It reads `ledger` and `partials`, and
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,7 @@ from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
+from fastxfer.storage.owner import current
 from fastxfer.storage.part_file import Left, PartFile, Partials, Source, stored_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
@@ -66,6 +68,8 @@ class Safekeeping:
         self.left: Left | None = None
         self.candidate = False
         """The target is there and may be the object already: the remote's identity will tell."""
+        self.given_up = threading.Event()
+        """Set when nobody waits any more for another owner's sign of life."""
         self.restarts = 0
         self.paused = False
         """Paused by the user, which the checkpoint says from the next save on."""
@@ -89,7 +93,7 @@ class Safekeeping:
         found = self._look_at_target()
         if found is not None:
             return found
-        self._part = part = PartFile.open(self.target, self._source)
+        self._part = part = PartFile.open(self.target, self._source, self.given_up.is_set)
         if self.options.resume:
             self.left = self._provable(part, part.read_left())
         if part.note:
@@ -328,11 +332,12 @@ class Safekeeping:
         been written when the disk failed.
         """
         try:
-            stored = stored_checkpoint(self.target)
+            there = self._part.target if self._part is not None else current(self.target)
+            stored = stored_checkpoint(there)
         except FastxferError:
             return None
         size = stored.identity.size if stored is not None else None
-        if stored is None or not size or not self.target.directory.has(self.target.part_name):
+        if stored is None or not size or not there.directory.has(there.part_name):
             return None
         ledger = ChunkLedger(size, stored.chunk_size)
         ledger.load(stored.claimed, stored.crcs)

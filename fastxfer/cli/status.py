@@ -20,6 +20,7 @@ from fastxfer.cli.arguments import Parser, switch
 from fastxfer.errors import CheckpointError, OptionError, StorageError
 from fastxfer.progress.snapshot import chunk_cells
 from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
+from fastxfer.storage.owner import current
 from fastxfer.storage.paths import Target, target_of
 from fastxfer.units import format_duration, format_size
 
@@ -80,7 +81,7 @@ def read_status(path: str) -> Status:
     """Returns what is there of the target at `path`. Raises StorageError when nothing is, and CheckpointError
     for a checkpoint that cannot be read.
     """
-    target = target_of(path)
+    target = current(target_of(path))
     final, part = target.directory.look(target.name), target.directory.look(target.part_name)
     checkpoint, written = _read_checkpoint(target)
     if final is None and part is None and checkpoint is None:
@@ -95,7 +96,7 @@ def read_status(path: str) -> Status:
     return Status(
         state="incomplete" if final is None else "updating",
         path=shown,
-        part=str(target.part) if part is not None else None,
+        part=str(target.directory.path / target.part_name) if part is not None else None,
         size=identity.size,
         claimed=(_bytes_of(ledger) + _prefix_bytes(checkpoint, ledger)) if part is not None else 0,
         durable=_bytes_of(_ledger(checkpoint, checkpoint.durable)) if part is not None else 0,

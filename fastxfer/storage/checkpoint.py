@@ -377,11 +377,6 @@ class CheckpointFile:
             os.close(self._fd)
             self._fd = -1
 
-    def remove(self) -> None:
-        """Closes the file and removes it. Raises StorageError."""
-        self.close()
-        self._directory.remove(self._name)
-
 
 def _read_all(fd: int, path: Path) -> bytes:
     size = os.fstat(fd).st_size

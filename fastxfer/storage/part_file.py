@@ -4,27 +4,29 @@ target in one rename.
 All methods may block on the disk and belong to the transfer's disk thread, but for `attach` (the engine's
 thread, takes no time).
 
-Order of a transfer: `open` locks `OUT.part` and reads what an earlier run left; `allocate` makes it the
-object's size with space reserved, or `adopt` goes on with what was left; `claim` and `sync` write the
-checkpoint (docs/checkpoint-format.md has the order and why); `publish` syncs, renames and removes the
-checkpoint. `close` leaves everything where it is.
+Order of a transfer: `open` becomes the only writer of `OUT.part` (owner.py) and reads what an earlier run
+left; `allocate` makes it the object's size with space reserved, or `adopt` goes on with what was left;
+`claim` and `sync` write the checkpoint (docs/checkpoint-format.md has the order and why); `publish` syncs,
+renames and removes the checkpoint. `close` leaves everything where it is.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import itertools
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, reserve, start_writeback
-from fastxfer.errors import CheckpointError, DiskFullError, StorageError, TargetBusyError, storage_error
+from fastxfer.errors import CheckpointError, DiskFullError, StorageError, storage_error
+from fastxfer.names import PART
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
+from fastxfer.storage.owner import Owner, open_part
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
 from fastxfer.storage.reading import crc_of
@@ -73,13 +75,14 @@ class Left:
 class PartFile:
     """See the module. `ledger` is None until the object's size is known."""
 
-    def __init__(self, target: Target, fd: int, source: Source) -> None:
+    def __init__(self, target: Target, fd: int, source: Source, owner: Owner | None = None) -> None:
         self.target = target
         self.source = source
         self.identity = Identity()
         self.ledger: ChunkLedger | None = None
         self.note = ""
         self._fd = fd
+        self._owner = owner
         self._mapping: Mapping | None = None
         self._checkpoint: CheckpointFile | None = None
         self._durable = b""
@@ -94,27 +97,21 @@ class PartFile:
         self._born = birth_ns(fd)
         self.expected_crc64: int | None = None
         """What the whole object's CRC-64/NVME is known to be, of a checkpoint that says so."""
+        _open.add(self)
 
     # ---- opening ----
 
     @classmethod
-    def open(cls, target: Target, source: Source) -> PartFile:
-        """Opens or makes `OUT.part` and locks it. Raises TargetBusyError and StorageError."""
-        while True:
-            try:
-                fd = target.directory.open_file(target.part_name, os.O_RDWR | os.O_CREAT)
-            except OSError as error:
-                raise storage_error(f"write {target.part}", error) from error
-            try:
-                lock(fd, target)
-                if target.directory.holds(target.part_name, fd):
-                    if os.fstat(fd).st_nlink <= 1:
-                        return cls(target, fd, source)
-                    _end_publication(target, fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)  # the one who held the lock has just published or removed it
+    def open(cls, target: Target, source: Source, give_up: Callable[[], bool] = bool) -> PartFile:
+        """Opens or makes `OUT.part` and becomes its only writer (storage/owner.py says how; that may take
+        some seconds on network file systems, unless `give_up` says True).
+
+        Raises TargetBusyError, InterruptedTransferError and StorageError.
+        """
+        fd, owner = open_part(target, give_up=give_up)
+        part = cls(target if owner is None else owner.target, fd, source, owner)
+        part.note = "" if owner is None else owner.note
+        return part
 
     def read_left(self) -> Left | None:
         """Returns what an earlier run left of this target, or None when it left nothing.
@@ -124,19 +121,21 @@ class PartFile:
         first write was cut off counts as none. A part file that no checkpoint speaks of is moved aside, not
         lost, unless it is marked as ours.
         """
+        if self._owner is not None and self._owner.in_doubt:
+            return self._copy_left(self._owner)
         size_now = os.fstat(self._fd).st_size
         try:
             loaded = CheckpointFile.load(
                 self.target.directory, self.target.checkpoint_name, begun_counts=size_now > 0
             )
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}; {self.target.part} is kept: to start over use resume=False (--resume false)",
-                kept=str(self.target.part),
-            ) from error
+            raise self._unreadable(error) from error
         if loaded is None:
             if size_now and not is_unfinished(self._fd):
-                self._move_aside()
+                self._move_aside(self.target.part_name)
+                os.close(self._fd)
+                self._fd, _ = open_part(self.target, self._owner)
+                self._stat, self._born = os.fstat(self._fd), birth_ns(self._fd)
             return None
         file, checkpoint = loaded
         if checkpoint.identity.size is None or not checkpoint.chunks:
@@ -145,18 +144,40 @@ class PartFile:
         self._checkpoint = file
         return self._verify(checkpoint, size_now)
 
-    def _move_aside(self) -> None:
-        name, directory = self.target.part_name, self.target.directory
-        names = (f"{name}.orphan{n or ''}" for n in itertools.count())
+    def _copy_left(self, owner: Owner) -> Left | None:
+        """Copies what somebody left who may still be writing it, and verifies the copy."""
+        try:
+            checkpoint = owner.copy_left(self._fd)
+        except CheckpointError as error:
+            raise self._unreadable(error) from error
+        if checkpoint is None and owner.record.before == "":
+            usual = self.target.name + PART
+            with self.target.directory.reading(usual) as fd:
+                ours = is_unfinished(fd)
+            if not ours:
+                self._move_aside(usual)
+        if checkpoint is None or not checkpoint.chunks:
+            return None
+        return self._verify(checkpoint, os.fstat(self._fd).st_size)
+
+    def _unreadable(self, error: CheckpointError) -> CheckpointError:
+        return CheckpointError(
+            f"{error}; {self.target.part} is kept: to start over use resume=False (--resume false)",
+            kept=str(self.target.part),
+        )
+
+    def _move_aside(self, name: str) -> None:
+        usual, directory = self.target.name + PART, self.target.directory
+        names = (f"{usual}.orphan{n or ''}" for n in itertools.count())
         aside = next(each for each in names if not directory.has(each))
         try:
             os.rename(name, aside, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
-            os.close(self._fd)
         except OSError as error:
             raise storage_error(f"move {self.target.part} aside", error) from error
-        again = PartFile.open(self.target, self.source)
-        self._fd, self._stat, self._born = again._fd, again._stat, again._born
-        self.note = f"{name} had no checkpoint; it was moved to {aside}"
+        self._say(f"{usual} had no checkpoint; it was moved to {aside}")
+
+    def _say(self, note: str) -> None:
+        self.note = f"{self.note}; {note}" if self.note else note
 
     def _verify(self, checkpoint: Checkpoint, size_now: int) -> Left:
         size = checkpoint.identity.size or 0
@@ -188,8 +209,8 @@ class PartFile:
             if holds and crc_of(self._fd, self.target.part, start, pos) == crc:
                 partials[pos] = crc
         if dropped:
-            name = self.target.part_name
-            self.note = f"{dropped} chunks of {name} did not hold their checksums and are fetched again"
+            name = self.target.name + PART
+            self._say(f"{dropped} chunks of {name} did not hold their checksums and are fetched again")
         # Since a boot that is not the checkpoint's nobody has written these chunks: they came from the disk.
         other_boot = bool(checkpoint.boot_id) and checkpoint.boot_id != (boot_id() or checkpoint.boot_id)
         read = same_file and other_boot
@@ -211,6 +232,15 @@ class PartFile:
             # Before the file looks like the one that was trusted.
             self._write_claim(self._snapshot(tuple(left.partials.items()), False, self._durable))
         self._reserve(left.ledger.size, sink)
+        if self._owner is not None and self.in_doubt:
+            self._checkpoint = self._new_checkpoint(tuple(left.partials.items()), durable=False)
+            self.sync(tuple(left.partials.items()))
+            self._owner.settled()
+
+    def _new_checkpoint(self, partials: Partials, *, durable: bool) -> CheckpointFile:
+        directory, name = self.target.directory, self.target.checkpoint_name
+        snapshot = self._snapshot(partials, False, self._durable)
+        return CheckpointFile.create(directory, name, snapshot, durable=durable)
 
     def allocate(
         self, identity: Identity, chunk_size: int, *, sink: str, small: bool = False, durable: bool = True
@@ -236,12 +266,7 @@ class PartFile:
         if small:
             mark_unfinished(self._fd)
             return
-        self._checkpoint = CheckpointFile.create(
-            self.target.directory,
-            self.target.checkpoint_name,
-            self._snapshot((), False, self._durable),
-            durable=durable,
-        )
+        self._checkpoint = self._new_checkpoint((), durable=durable)
         if durable:
             self._sync_names()
         if size:
@@ -249,8 +274,9 @@ class PartFile:
 
     def _empty(self, *, durable: bool) -> None:
         """Drops what is in the file, before the checkpoint that speaks of it: a crash between leaves nothing
-        that has to be moved aside.
+        that has to be moved aside. What somebody else left goes too.
         """
+        self._check_owner()
         self._mapping = None
         try:
             if os.fstat(self._fd).st_size:
@@ -259,6 +285,8 @@ class PartFile:
                     os.fsync(self._fd)
         except OSError as error:
             raise storage_error(f"empty {self.target.part}", error) from error
+        if self._owner is not None:
+            self._owner.settled()
 
     def _sync_names(self) -> None:
         try:
@@ -339,6 +367,11 @@ class PartFile:
         return self._checkpoint is not None
 
     @property
+    def in_doubt(self) -> bool:
+        """True when there is progress in files that are only to be read: somebody may still write them."""
+        return self._owner is not None and self._owner.in_doubt
+
+    @property
     def fd(self) -> int:
         """The part file's descriptor, for reading what is in place."""
         return self._fd
@@ -366,10 +399,11 @@ class PartFile:
 
     def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Writes what is in place to the checkpoint, without a sync: safe against a kill. Raises
-        StorageError.
+        StorageError, and TargetBusyError when somebody else has taken the target over; so do the others.
         """
         if self._checkpoint is None or self.ledger is None or self._broken:
             return
+        self._check_owner()
         snapshot = self._snapshot(partials, paused, self._durable)
         self.check(self.ledger.size)
         self._write_claim(snapshot)
@@ -381,6 +415,10 @@ class PartFile:
         self._durable = snapshot.durable
         self._on_disk = _both(self._on_disk, snapshot.claimed)
 
+    def _check_owner(self) -> None:
+        if self._owner is not None:
+            self._owner.check()
+
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
 
@@ -389,6 +427,7 @@ class PartFile:
         """
         if self._checkpoint is None or self.ledger is None or self._broken:
             return
+        self._check_owner()
         snapshot = self._snapshot(partials, paused, b"")
         try:
             self._synced(os.fdatasync)
@@ -470,6 +509,7 @@ class PartFile:
         StorageError, also when somebody else has cut the part file; it and its checkpoint stay then.
         """
         self._mapping = None
+        self._check_owner()
         self.check(size)
         publish(
             self._fd,
@@ -511,8 +551,8 @@ class PartFile:
             self._remove_checkpoint()
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
         if nothing and not self.target.directory.has(self.target.checkpoint_name):
-            self._remove_checkpoint()  # one in the making too
-            self.target.directory.remove(self.target.part_name)
+            for name in reversed(self.target.working_names):
+                self.target.directory.remove(name)
 
     def _drop_progress(self) -> None:
         self._mapping = None
@@ -522,22 +562,26 @@ class PartFile:
 
     def _remove_checkpoint(self) -> None:
         if self._checkpoint is not None:
-            self._checkpoint.remove()
+            self._checkpoint.close()
             self._checkpoint = None
-        else:
-            self.target.directory.remove(self.target.checkpoint_name)
-        # A kill or a power cut may have left a new one that has not got its name.
-        self.target.directory.remove(self.target.new_checkpoint_name)
+        _, *names = self.target.working_names
+        for name in names:  # a kill or a power cut may have left a new one that has not got its name
+            self.target.directory.remove(name)
 
     def close(self) -> None:
-        """Closes everything and leaves the files where they are; the lock goes with it."""
+        """Closes everything and leaves the files where they are, under their usual names; the lock, or the
+        owner's record, goes with it.
+        """
         self._mapping = None
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        if self._owner is not None:
+            self._owner.release()
+            self._owner = None
 
 
 def _both(one: bytes, other: bytes) -> bytes:
@@ -563,41 +607,21 @@ def _set_bits(bits: bytes) -> list[int]:
     return [8 * i + k for i, byte in enumerate(bits) if byte for k in range(8) if byte >> k & 1]
 
 
-def lock(fd: int, target: Target, *, shared: bool = False) -> None:
-    """Locks a part file to write to it, or `shared` to read it. Raises TargetBusyError and StorageError."""
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise TargetBusyError(
-            f"{target.final} is being written by another transfer; wait for it or end it"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise storage_error(f"lock {target.part}", error) from error
-
-
-def _end_publication(target: Target, fd: int) -> None:
-    """Removes the working files of a target that is complete: a kill came between its link and their removal.
-
-    Raises StorageError when the part file has another name than the target's: that is not to be written to.
-    """
-    if not target.directory.holds(target.name, fd):
-        raise StorageError(
-            f"cannot use {target.part}: the same file has another name too (a hard link); "
-            "remove one of the two, or put a copy in its place"
-        )
-    try:
-        target.directory.sync()  # the last of its names that is on the disk must not go
-    except OSError as error:
-        raise storage_error(f"finish {target.final}", error) from error
-    target.directory.remove(target.part_name)
-    target.directory.remove(target.checkpoint_name)
-    target.directory.remove(target.new_checkpoint_name)
-
-
 def stored_checkpoint(target: Target) -> Checkpoint | None:
     """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
     StorageError.
     """
     found = read_checkpoint(target.directory, target.checkpoint_name)
     return found[0] if found is not None else None
+
+
+def _let_go() -> None:
+    """In the child of a fork: a lock lasts as long as its last descriptor, and it is the parent's."""
+    for part in list(_open):
+        fd, part._fd = part._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+_open: weakref.WeakSet[PartFile] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_let_go)

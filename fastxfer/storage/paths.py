@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 from fastxfer.errors import OptionError, StorageError, storage_error
 from fastxfer.names import (
     CHECKPOINT,
     LEDGER,
+    LOCK,
     MAX_FILE_BYTES,
     NEW_CHECKPOINT,
     NEW_LEDGER,
     PART,
+    WORKING,
     name_of_url,
     safe_path,
 )
@@ -26,11 +29,13 @@ _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 @dataclass(frozen=True, slots=True)
 class Target:
     """A file to be, in a directory that is held open. Everything done to it and to its working files goes by
-    `directory` and a name; the paths are for people.
+    `directory` and a name; the paths are for people. While it is written the names of its part file and
+    checkpoint may begin with `base` instead of its own (storage/owner.py).
     """
 
     directory: Directory
     name: str
+    base: str = ""
 
     @property
     def final(self) -> Path:
@@ -39,28 +44,43 @@ class Target:
 
     @property
     def part(self) -> Path:
-        """The path of its part file."""
-        return self.directory.path / self.part_name
+        """The path of its part file, when the transfer is over and it is still there."""
+        return self.directory.path / (self.name + PART)
 
     @property
     def checkpoint(self) -> Path:
-        """The path of its checkpoint."""
-        return self.directory.path / self.checkpoint_name
+        """The path of its checkpoint, then."""
+        return self.directory.path / (self.name + CHECKPOINT)
 
     @property
     def part_name(self) -> str:
         """The name of its part file."""
-        return self.name + PART
+        return (self.base or self.name) + PART
 
     @property
     def checkpoint_name(self) -> str:
         """The name of its checkpoint."""
-        return self.name + CHECKPOINT
+        return (self.base or self.name) + CHECKPOINT
+
+    @property
+    def lock(self) -> Path:
+        """The path of the record of its owner."""
+        return self.directory.path / self.lock_name
+
+    @property
+    def lock_name(self) -> str:
+        """The name of the record of its owner."""
+        return self.name + LOCK
 
     @property
     def new_checkpoint_name(self) -> str:
         """The name of a checkpoint in the making."""
-        return self.name + NEW_CHECKPOINT
+        return (self.base or self.name) + NEW_CHECKPOINT
+
+    @property
+    def working_names(self) -> tuple[str, ...]:
+        """The names of all that holds what is there of the object until it is whole, the part file first."""
+        return tuple((self.base or self.name) + ending for ending in WORKING)
 
     @property
     def ledger(self) -> Path:
@@ -81,9 +101,9 @@ class Target:
         """Looks whether it can be written. Raises StorageError when it or a working file is there and not a
         regular file (a symbolic link is none), or it is a working file of an unfinished transfer.
         """
-        for name in (self.name, self.part_name, self.checkpoint_name, self.new_checkpoint_name):
+        for name in (self.name, *self.working_names, self.lock_name):
             self.directory.look(name)
-        for mine, other in ((PART, CHECKPOINT), (CHECKPOINT, PART)):
+        for mine, other in permutations((PART, CHECKPOINT, LOCK), 2):
             if self.name.endswith(mine) and self.directory.has(self.name.removesuffix(mine) + other):
                 raise StorageError(
                     f"cannot write {self.final}: it belongs to an unfinished transfer; end that first, "
@@ -138,8 +158,8 @@ def target_below(root: Directory, name: str) -> Target:
 
 
 def target_of(path: str | os.PathLike[str]) -> Target:
-    """Returns the target that a path means: itself, or the one whose part file, checkpoint or kept ledger it
-    is. Raises OptionError and StorageError.
+    """Returns the target that a path means: itself, or the one whose part file, checkpoint, record or kept
+    ledger it is. Raises OptionError and StorageError.
     """
     text = os.fspath(path)
     if "\0" in text:
@@ -147,6 +167,8 @@ def target_of(path: str | os.PathLike[str]) -> Target:
     directory, name = _open_parent(Path(text)), Path(text).name
     if name.endswith(CHECKPOINT):
         name = name.removesuffix(CHECKPOINT)
+    elif name.endswith(LOCK):
+        name = name.removesuffix(LOCK)
     elif name.endswith(PART) and not directory.has(name + PART):
         name = name.removesuffix(PART)
     elif name.endswith(LEDGER) and directory.has(name.removesuffix(LEDGER)):

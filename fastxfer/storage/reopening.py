@@ -21,7 +21,8 @@ from fastxfer._native.writer import birth_ns
 from fastxfer.errors import StorageError, TargetBusyError, storage_error
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
-from fastxfer.storage.part_file import PartFile, Partials, Source, lock
+from fastxfer.storage.owner import current, lock_of, open_part
+from fastxfer.storage.part_file import PartFile, Partials, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import rename
 
@@ -32,18 +33,18 @@ def reopen(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
     Raises TargetBusyError and StorageError; nothing is changed then.
     """
     placeholder = PartFile.open(target, Source(left.url, left.url_sha256))
+    there = placeholder.target
     try:
-        if os.fstat(placeholder.fd).st_size:
+        if os.fstat(placeholder.fd).st_size or placeholder.in_doubt:
             raise StorageError(
                 f"cannot repair {target.final}: {target.part} is there, of an unfinished transfer; "
                 "end that with fetch, or remove it"
             )
-        _move(target, left, seen)
+        _move(there, left, seen)
     except BaseException as error:
-        if target.directory.holds(target.part_name, placeholder.fd) and not os.fstat(placeholder.fd).st_size:
-            target.directory.remove(target.checkpoint_name)
-            target.directory.remove(target.new_checkpoint_name)
-            target.directory.remove(target.part_name)
+        if there.directory.holds(there.part_name, placeholder.fd) and not os.fstat(placeholder.fd).st_size:
+            for name in reversed(there.working_names):
+                there.directory.remove(name)
         if isinstance(error, OSError):
             raise storage_error(f"repair {target.final}", error) from error
         raise
@@ -55,7 +56,7 @@ def _move(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
     directory = target.directory
     fd = directory.open_file(target.name, os.O_RDWR)
     try:
-        lock(fd, target)
+        lock_of(fd, target)
         there = os.fstat(fd)
         if there.st_nlink > 1:
             raise StorageError(
@@ -83,7 +84,7 @@ def same_bytes(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def withdraw(target: Target, good: ChunkLedger, partials: Partials) -> None:
-    """Has the checkpoint of a part file, which the caller has locked, claim no more than what is good.
+    """Has the checkpoint of a part file, whose only writer the caller is, claim no more than what is good.
 
     Raises CheckpointError and StorageError.
     """
@@ -107,30 +108,34 @@ def take_back(target: Target, size: int) -> None:
     Raises TargetBusyError and StorageError; when there is a new file under the name, all is left as it is.
     """
     directory = target.directory
+    if not directory.has(current(target).part_name):
+        return
+    fd, owner = open_part(target)
+    there = target if owner is None else owner.target
     try:
-        fd = directory.open_file(target.part_name, os.O_RDWR)
-        try:
-            lock(fd, target)
-            if not directory.holds(target.part_name, fd):
-                return
-            if os.fstat(fd).st_size > size:
-                os.ftruncate(fd, size)
-            rename(target, False, True)
-            directory.remove(target.checkpoint_name)
-        finally:
-            os.close(fd)
-    except (FileExistsError, FileNotFoundError):
+        if os.fstat(fd).st_size < size:
+            return  # it is not the one that was made
+        if os.fstat(fd).st_size > size:
+            os.ftruncate(fd, size)
+        rename(there, False, True)
+        directory.remove(there.checkpoint_name)
+    except FileExistsError:
         return
     except OSError as error:
         raise storage_error(f"give {target.part} its name back", error) from error
+    finally:
+        os.close(fd)
+        if owner is not None:
+            owner.release()
 
 
 def tidy(target: Target, fd: int) -> None:
     """Ends what a kill left undone beside a finished file, behind `fd`: its new ledger gets its name, and a
-    checkpoint without a part file goes. Raises TargetBusyError, CheckpointError and StorageError.
+    checkpoint or a record without a part file goes. Raises TargetBusyError, CheckpointError and StorageError.
     """
     directory = target.directory
-    orphan = directory.has(target.checkpoint_name) and not directory.has(target.part_name)
+    over = directory.has(target.checkpoint_name) or directory.has(target.lock_name)
+    orphan = over and not directory.has(current(target).part_name)
     if not (orphan or directory.has(target.new_ledger_name)):
         return
     part = PartFile.open(target, Source("", ""))

@@ -719,16 +719,6 @@ def test_a_new_file_that_has_no_room_is_typed_and_no_descriptor_stays_open(
         assert held_open(Path(path).parent) == 0
 
 
-def test_removing_is_done_once_and_again(path: str) -> None:
-    file = create(path, example())
-    file.remove()
-    file.remove()
-    assert not os.path.exists(path)
-    os.mkdir(path)
-    with pytest.raises(StorageError):
-        file.remove()
-
-
 def test_an_object_of_unknown_size_has_a_checkpoint_without_chunks(path: str) -> None:
     unknown = Checkpoint("https://example.org/", "ab", Identity(None, None, None), 1)
     create(path, unknown).close()
