@@ -16,11 +16,12 @@ test: .venv/.ready-test
 	.ci/install-packages test
 	$(BIN)/python -m pytest
 
-# The tests with objects of 2 GiB, 2,000 kills at random moments and one at each system call, and hundreds of thousands of
-# power cuts; over an hour.
+# The tests with objects of 2 GiB, 2,000 kills at random moments and one at each system call, hundreds of thousands of
+# power cuts, and hundreds of take-overs; over two hours.
 soak: .venv/.ready-test
 	.ci/install-packages test
-	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/kills tests/crash
+	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/kills tests/crash \
+		tests/storage/test_owner.py tests/faults/test_two_writers.py
 
 # The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends
 # the tests. The interpreter leaks by design: guard_check.c, a program of its own, is what leaks are looked for in.

@@ -1,0 +1,178 @@
+"""Machines of one's own that share a directory, as over a network file system: what each believes of itself
+differs (host name, machine id, boot, processes), and each sees the directory through a mount of its own.
+
+A machine is a set of Linux namespaces, the mount is bindfs (FUSE): its locks end at the mount, and it keeps
+what it knows of names and sizes for a second, so that it is as deceptive as NFS. Inside runs this module as
+the first process; it starts transfers, each in a process of its own, and passes signals on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fastxfer.cli.main import main as command
+from fastxfer.storage import locks, owner
+from tests.cli.command import DEADLINE_S, environment, wait_until
+from tests.servers import find_program
+
+
+class Machine:
+    """A machine that is up while its context is open. `shared` is the directory as it sees it."""
+
+    def __init__(
+        self, place: Path, back: Path, name: str, *, boot: str = "first", watch_s: float = 1.0
+    ) -> None:
+        self.name = name
+        self._place = place / f"{name}-{boot}"
+        self.shared = self._place / "shared"
+        self.shared.mkdir(parents=True)
+        (self._place / "etc").mkdir()
+        (self._place / "etc" / "machine-id").write_text(f"{name}\n")
+        (self._place / "boot").write_text(f"{boot} boot of {name}\n")
+        self._runs = 0
+        program = find_program("unshare", install="apt-get install util-linux")
+        find_program("bindfs", install="apt-get install bindfs")
+        apart = ["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._command = [program, *apart, "--propagation", "private", sys.executable, "-m", __name__]
+        self._command += [name, str(self._place), str(back), str(watch_s)]
+
+    def __enter__(self) -> Machine:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, text=True, env=environment(), bufsize=1
+        )
+        assert self._ask("up") is True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lose()
+
+    def lose(self) -> None:
+        """Ends the machine and all that runs on it, as a power cut does."""
+        self._process.kill()
+        with self._process:
+            pass
+
+    def _ask(self, what: str, *values: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(DEADLINE_S, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(json.dumps([what, *values]) + "\n")
+            return json.loads(self._process.stdout.readline())
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+
+    def fetch(self, url: str, *options: str) -> Run:
+        """Starts a transfer to the shared `out`."""
+        self._runs += 1
+        log = self._place / f"log-{self._runs}"
+        arguments = ["fetch", url, "-o", str(self.shared / "out"), "--json", "--chunk-size", "64K", *options]
+        return Run(self, self._ask("start", arguments, str(log)), log)
+
+    def ask(self, what: str, *values: Any) -> Any:
+        """Has a command of `_Inside` run."""
+        return self._ask(what, *values)
+
+
+class Run:
+    """A transfer on a machine; `pid` is its number there."""
+
+    def __init__(self, machine: Machine, pid: int, log: Path) -> None:
+        self.machine = machine
+        self.pid = pid
+        self.code: int | None = None
+        self._log = log
+
+    def signal(self, number: int) -> None:
+        """Sends a signal, if it still runs."""
+        if not self.over:
+            self.machine.ask("signal", self.pid, number)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        if self.code is None:
+            self.code = self.machine.ask("poll", self.pid)
+        return self.code is not None
+
+    def wait(self) -> int:
+        """Returns its exit code (minus the signal that ended it), or fails at the deadline."""
+        wait_until(lambda: self.over)
+        assert self.code is not None
+        return self.code
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The last line of its output: its result or error."""
+        lines = self._log.read_text().splitlines()
+        assert lines, "it said nothing"
+        said: dict[str, Any] = json.loads(lines[-1])
+        return said
+
+
+class _Inside:
+    """What a machine can do; each method answers one question."""
+
+    def up(self) -> bool:
+        return True
+
+    def start(self, arguments: list[str], log: str) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            file = os.open(log, os.O_WRONLY | os.O_CREAT)
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(file, 1)
+            os.dup2(null, 2)
+            code = command(arguments)
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    def signal(self, pid: int, number: int) -> None:
+        os.kill(pid, number)
+
+    def lock(self, path: str) -> bool:
+        with open(path, "rb") as file:
+            return locks.take_lock(file.fileno()) == locks.HELD
+
+    def poll(self, pid: int) -> int | None:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if done else None
+
+
+def main(name: str, place: str, back: str, watch_s: str) -> None:
+    """Becomes the machine and answers until the input ends."""
+    socket.sethostname(name)
+    here = Path(place)
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(["bindfs", "-f", back, str(here / "shared")], stdin=quiet, stdout=quiet):
+        wait_until(lambda: os.path.ismount(here / "shared"))
+        subprocess.run(["mount", "--bind", here / "boot", "/proc/sys/kernel/random/boot_id"], check=True)
+        subprocess.run(["mount", "--bind", here / "etc", "/etc"], check=True)
+        owner.RENEW_S, owner.WATCH_S, owner.LOOK_S = 0.1, float(watch_s), 0.05
+        inside = _Inside()
+        for line in sys.stdin:
+            what, *values = json.loads(line)
+            print(json.dumps(getattr(inside, what)(*values)), flush=True)
+        os._exit(0)  # and with it, the first process of its namespace, everything that runs there
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
