@@ -126,8 +126,8 @@ class Owner:
             return False
         if not self._put_in_place(marker, raw):
             return False
-        for ending in WORKING if junk else ():
-            self._directory.remove(f"{junk}{ending}")
+        if junk:
+            self._remove(junk)
         return True
 
     def _put_in_place(self, marker: str, raw: bytes) -> bool:
@@ -148,8 +148,7 @@ class Owner:
             with self._directory.reading(plain.part_name) as fd:
                 lock_of(fd, self.target)
                 there = os.fstat(fd)
-                published = there.st_nlink > 1 and self._directory.holds(self.target.name, fd)
-                return "" if there.st_size and not published else None
+                return "" if there.st_size and not self._is_published(there) else None
         except FileNotFoundError:
             return None
 
@@ -198,6 +197,7 @@ class Owner:
         where copies are that it has not finished.
         """
         base, before, junk = base_of(self.record.token), None, None
+        past = predecessor.past if predecessor is not None else None
         if predecessor is None:
             before = self._stranger()
         elif certain:
@@ -206,7 +206,7 @@ class Owner:
             before, junk = predecessor.before, predecessor.base
         else:
             before = predecessor.base
-        self.record = replace(self.record, base=base, before=before)
+        self.record = replace(self.record, base=base, before=before, past=past)
         return junk
 
     def _create(self, name: str) -> bool:
@@ -228,9 +228,16 @@ class Owner:
         """Gives files that an owner left in order, or while it did so, the names to work under."""
         self.target = replace(self.target, base=self.record.base)
         if self.record.before is not None:
-            if self._source(self.record.before, PART) is None:
-                self.settled()  # the one who was to copy them had just finished
+            part = self._source(self.record.before, PART)
+            there = self._directory.look(part) if part is not None else None
+            if there is not None and self._is_published(there):
+                self._directory.sync()  # the last of its names that is on the disk must not go
+                there = None
+            if there is None:
+                self.settled()  # the one who was to copy them, or to publish, had just finished
             return
+        if self.record.past is not None:
+            self._clear()
         for ending in WORKING:
             usual, mine = self.target.name + ending, self.record.base + ending
             if usual != mine and self._directory.look(usual) is not None and not self._directory.has(mine):
@@ -292,6 +299,11 @@ class Owner:
         names = ((base or self.target.name) + suffix, self.target.name + suffix)
         return next((name for name in names if self._directory.look(name) is not None), None)
 
+    def _is_published(self, part: os.stat_result) -> bool:
+        """Returns whether a part file is the target already, by a link."""
+        final = self._directory.look(self.target.name) if part.st_nlink > 1 else None
+        return final is not None and os.path.samestat(part, final)
+
     def copy_left(self, fd: int) -> Checkpoint | None:
         """Copies what the one before claims to have into the file behind `fd`, and returns its checkpoint:
         nothing of it is verified. None when there is none.
@@ -310,8 +322,8 @@ class Owner:
         size = checkpoint.identity.size or 0
         try:
             with self._directory.reading(part) as old:
-                if os.fstat(old).st_nlink > 1 and self._directory.holds(self.target.name, old):
-                    return None  # it is published already
+                if self._is_published(os.fstat(old)):
+                    return None
                 os.ftruncate(fd, size)
                 for start, stop in _claimed(checkpoint):
                     _copy(old, fd, start, stop)
@@ -320,19 +332,29 @@ class Owner:
         return checkpoint
 
     def settled(self) -> None:
-        """The files of the one before are of no use any more: they are removed. Raises TargetBusyError and
-        StorageError.
+        """The files of the one before are of no use any more: the record says so, and they are removed.
+
+        Raises TargetBusyError and StorageError.
         """
         self.check()
-        bases = [self.target.name] + ([self.record.before] if self.record.before else [])
-        for base in bases:
-            for ending in WORKING:  # without its part file it is known to be over and done with
-                self._directory.remove(base + ending)
-        if self.record.before is None:
-            return
+        if self.record.before is not None:
+            self._put(before=None, past=self.record.before)
+        self._remove("")
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.record.past is not None:
+            self._remove(self.record.past)
+            self._put(past=None)
+
+    def _remove(self, base: str) -> None:
+        for ending in WORKING:
+            self._directory.remove((base or self.target.name) + ending)
+
+    def _put(self, **changes: object) -> None:
         try:
             with self._lock:
-                self._write(before=None)
+                self._write(**changes)
         except OSError as error:
             raise storage_error(f"write {self.target.lock}", error) from error
 
@@ -349,8 +371,7 @@ class Owner:
                     self._leave()
                 elif not self._directory.has(self.target.part_name):
                     # All of it was copied and removed; this one may have been made after that.
-                    for name in self.target.working_names:
-                        self._directory.remove(name)
+                    self._remove(self.target.base)
             except (OSError, FastxferError):
                 pass  # the record stays: it says whose files they are
             self._close()
@@ -364,6 +385,8 @@ class Owner:
         elif not own:
             self._directory.remove(self.target.lock_name)
         else:
+            if self.record.past is not None:
+                self._write(past=None)  # these could not be removed; what has their names now must not be
             for name in own:
                 _rename(self._directory, name, self.target.name + name.removeprefix(self.target.base))
             self._write(released=True)

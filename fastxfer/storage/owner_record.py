@@ -29,7 +29,8 @@ class Record:
     `machine` and `boot` tell machines and their boots apart ("" when that is not known), `pid_space` their
     containers; `started` is when the process began, in ticks since the boot. `base` is what the names of the
     working files begin with; `before` that of files which somebody else may still be writing, as long as all
-    progress is there; "" is the target's own name. `count` rises while the owner lives.
+    progress is there; `past` that of files which are over and to be removed; "" is the target's own name.
+    `count` rises while the owner lives.
     """
 
     token: str
@@ -42,6 +43,7 @@ class Record:
     since: float
     base: str
     before: str | None = None
+    past: str | None = None
     released: bool = False
     count: int = 0
 
@@ -75,7 +77,7 @@ def decode(data: bytes) -> Record | None:
         and isinstance(members["token"], str)
         and _TOKEN.fullmatch(members["token"])
         and is_base(members["base"])
-        and (members["before"] is None or is_base(members["before"]))
+        and all(members[name] is None or is_base(members[name]) for name in ("before", "past"))
     )
     return Record(**members) if good and len(data) == RECORD_BYTES else None
 

@@ -21,9 +21,9 @@ import pytest
 import fastxfer
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, FastxferError
-from fastxfer.names import LEDGER
+from fastxfer.names import CHECKPOINT, LEDGER, LOCK, PART
 from fastxfer.plan.response import Identity
-from fastxfer.storage import kept, part_file
+from fastxfer.storage import kept, owner, owner_record, part_file
 from fastxfer.storage.checkpoint import Checkpoint, decode
 from fastxfer.storage.directory import Directory
 from fastxfer.storage.part_file import Left, PartFile, Source
@@ -31,12 +31,22 @@ from fastxfer.storage.paths import resolve_target
 from fastxfer.storage.publish import is_unchanged
 from tests.crash.events import Name, Trace
 from tests.crash.model import File, Image
-from tests.crash.runs import DATE, DEADLINE_S
+from tests.crash.runs import DATE, DEADLINE_S, share
 from tests.crash.states import State, replay
 from tests.crash.trace import NAME
 from tests.servers.raw import RangeHandler, RawServer
 
-PART, CHECKPOINT = f"{NAME}.part", f"{NAME}.part.ckpt"
+
+def working_names(image: Image) -> tuple[str, str]:
+    """Returns the names of part file and checkpoint, which the owner's record tells where there is one."""
+    file = image.of(NAME + LOCK)
+    record = owner_record.decode(bytes(file.data)) if file is not None else None
+    base = NAME
+    if record is not None:
+        base = (record.base if record.before is None else record.before) or NAME
+    if base + PART not in image.names:
+        base = NAME
+    return base + PART, base + CHECKPOINT
 
 
 class Checker:
@@ -45,7 +55,7 @@ class Checker:
     def __init__(self, trace: Trace, directory: Path) -> None:
         self.trace = trace
         self.directory = directory
-        self.checkpointed = any(isinstance(e, Name) and e.name == CHECKPOINT for e in trace.events)
+        self.checkpointed = any(isinstance(e, Name) and e.name.endswith(CHECKPOINT) for e in trace.events)
 
     def wrong(self, state: State) -> list[str]:
         """Returns what is wrong with a state."""
@@ -97,14 +107,15 @@ class Checker:
 
     def _trusted(self, state: State) -> Iterator[str]:
         """What a checkpoint calls durable is there, even if nothing is verified."""
-        file, part = state.image.of(CHECKPOINT), state.image.of(PART)
+        part_name, checkpoint_name = working_names(state.image)
+        file, part = state.image.of(checkpoint_name), state.image.of(part_name)
         if file is None or part is None:
             return
         try:
             checkpoint = decode(bytes(file.data))[0]
         except CheckpointError:
             return
-        inode = self.trace.inodes[state.image.names[PART]]
+        inode = self.trace.inodes[state.image.names[part_name]]
         if inode != checkpoint.inode or len(part.data) != checkpoint.identity.size:
             return
         right = self.trace.objects[checkpoint.identity.etag or ""]
@@ -121,7 +132,8 @@ class Checker:
         taken = {self.trace.inodes[number] for number in image.names.values()}
         if checkpoint.inode not in taken:
             return checkpoint.inode
-        return self.trace.inodes[image.names[PART]] if PART in image.names else 0
+        part_name, _ = working_names(image)
+        return self.trace.inodes[image.names[part_name]] if part_name in image.names else 0
 
     # ---- the next run ----
 
@@ -134,8 +146,7 @@ class Checker:
             if is_unchanged(target, remote) and final != etag:
                 yield f"the next run takes {final} for {etag} and fetches nothing"
         with pytest.MonkeyPatch.context() as patches:
-            if not killed:
-                patches.setattr(part_file, "boot_id", lambda: "another boot")
+            self._after(patches, killed)
             part = None
             try:
                 part = PartFile.open(target, Source.of(self.trace.url, self.trace.url))
@@ -153,8 +164,18 @@ class Checker:
         yield from self._kept(state, part, left, final)
         part.close()
 
+    def _after(self, patches: pytest.MonkeyPatch, killed: bool) -> None:
+        """Has it be after the cut, in another boot, or after a kill."""
+        if self.trace.shared:
+            share(patches)
+        if killed:
+            patches.setattr(owner, "lives", lambda record, here: False)
+        else:
+            patches.setattr(part_file, "boot_id", lambda: "another boot")
+            patches.setattr(owner_record, "boot_id", lambda: "another boot")
+
     def _same_inode(self, image: Image, part: PartFile) -> None:
-        file = image.of(CHECKPOINT)
+        file = image.of(working_names(image)[1])
         try:
             checkpoint = decode(bytes(file.data) if file is not None else b"")[0]
         except CheckpointError:
@@ -190,7 +211,7 @@ class Checker:
             pytest.MonkeyPatch.context() as patches,
             RawServer(RangeHandler(right, etag=etag, last_modified=DATE)) as server,
         ):
-            patches.setattr(part_file, "boot_id", lambda: "another boot")
+            self._after(patches, False)
             try:
                 result = fastxfer.start(server.url(), self.directory / NAME, 2).wait(DEADLINE_S)
             except FastxferError as error:
@@ -200,6 +221,8 @@ class Checker:
             yield "a fetch leaves wrong bytes under the final name"
         found = os.listdir(self.directory)
         left = [name for name in found if name not in (NAME, f"{NAME}{LEDGER}") and ".orphan" not in name]
+        if state.mode == "strict":  # the removal of files that nothing speaks of any more may be lost
+            left = [name for name in left if not name.startswith(".fastxfer-")]
         if left and not result.skipped:  # progress of another version stays, beside one that is current
             yield f"a fetch leaves {left} behind"
         ledger = kept.read(Directory.open(self.directory), f"{NAME}{LEDGER}")

@@ -105,5 +105,7 @@ class Trace:
     url: str = ""
     begins: int = 0
     """Where the run begins; before is what it found."""
+    shared: bool = False
+    """The file system is one whose locks prove nothing."""
     sites: set[str] = field(default_factory=set)
     """The places in the code that synced something."""

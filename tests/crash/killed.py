@@ -1,5 +1,5 @@
 """A fetch that records itself and kills itself: `python -m tests.crash.killed URL DIRECTORY DURABILITY SINK
-WHEN TRACE`.
+WHEN TRACE [shared]`.
 
 WHEN is a number: after so many writes of the checkpoint, at the next one that is a claim and comes after a
 sync that made more chunks durable; or `link`: when the target is made by a link, before the part file's own
@@ -20,7 +20,7 @@ import pytest
 
 import fastxfer
 from tests.crash.events import Promise, Trace
-from tests.crash.runs import CHUNK, CONTENT, V1, V2, save_often
+from tests.crash.runs import CHUNK, CONTENT, V1, V2, save_often, share
 from tests.crash.trace import NAME, Recorder, storage_calls
 
 
@@ -55,10 +55,15 @@ class Killing(Recorder):
             threading.Event().wait()
 
 
-def main(url: str, directory: str, durability: str, sink: str, when: str, trace_path: str) -> None:
+def main(
+    url: str, directory: str, durability: str, sink: str, when: str, trace_path: str, shared: str = ""
+) -> None:
     """Fetches, and never returns."""
-    save_often(pytest.MonkeyPatch())
-    trace = Trace("killed", {V1: CONTENT[V1], V2: CONTENT[V2]})
+    patches = pytest.MonkeyPatch()
+    save_often(patches)
+    if shared:
+        share(patches)
+    trace = Trace("killed", {V1: CONTENT[V1], V2: CONTENT[V2]}, shared=bool(shared))
     trace.events.append(Promise((None,), readable=durability != "none"))
     with Killing(Path(directory), trace) as recorder:
         recorder.when, recorder.trace_path = when, Path(trace_path)

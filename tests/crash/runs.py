@@ -26,6 +26,7 @@ import fastxfer
 from fastxfer import download, safekeeping
 from fastxfer.names import LEDGER
 from fastxfer.plan import scheduler
+from fastxfer.storage import owner
 from tests.crash.events import Promise, Trace
 from tests.crash.trace import NAME, Recorder
 from tests.servers.objects import make_bytes
@@ -51,6 +52,15 @@ def save_often(patches: pytest.MonkeyPatch) -> None:
     patches.setattr(safekeeping, "SYNC_S", 0.02)
     patches.setattr(download, "SAVE_TICK_S", 0.005)
     patches.setattr(download, "TICK_S", 0.01)
+
+
+def share(patches: pytest.MonkeyPatch) -> None:
+    """Has every file system be one whose locks prove nothing, and nobody wait for an owner that stands
+    still.
+    """
+    patches.setattr(owner, "record_needed", lambda kind, lock: True)
+    patches.setattr(owner, "RENEW_S", 0.02)
+    patches.setattr(owner, "WATCH_S", 0.0)
 
 
 class Paced(RangeHandler):
@@ -281,15 +291,30 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
+SHARED = (to_the_end, fails_then_goes_on, changes, may_not_replace, is_discarded, is_small)
+"""What is also recorded where locks prove nothing."""
+
+
 @contextmanager
 def running(
-    directory: Path, name: str, durability: str, sink: str, trace: Trace | None = None, **recorder: Any
+    directory: Path,
+    name: str,
+    durability: str,
+    sink: str,
+    trace: Trace | None = None,
+    *,
+    shared: bool = False,
+    **recorder: Any,
 ) -> Iterator[Run]:
     """Gives a run in an empty directory, or in one that `trace` tells of, and records it."""
-    trace = trace or Trace(f"{name}-{durability}-{sink}", {V1: CONTENT[V1], V2: CONTENT[V2]})
+    trace = trace or Trace(f"{name}-{durability}-{sink}", {V1: CONTENT[V1], V2: CONTENT[V2]}, shared=shared)
     handler = Paced(CONTENT[V1], etag=V1, last_modified=DATE)
     with pytest.MonkeyPatch.context() as patches, RawServer(handler) as server:
         save_often(patches)
+        if shared:
+            share(patches)
+            if trace.events:  # somebody else's: whether that one still lives cannot be told
+                patches.setattr(owner, "lives", lambda record, here: None)
         trace.url = server.url()
         if not trace.events:
             trace.events.append(Promise((None,), readable=durability != "none"))
@@ -314,6 +339,7 @@ def record_killed(
     *,
     durability: tuple[str, str] = ("periodic", "periodic"),
     sink: str = "mmap",
+    shared: bool = False,
     **recorder: Any,
 ) -> Trace:
     """Returns the trace of a run that is killed (see killed.py for `when`) and of the one that goes on after
@@ -325,7 +351,7 @@ def record_killed(
     with RawServer(handler) as server:
         command = [sys.executable, "-m", "tests.crash.killed", server.url(), str(directory)]
         ended = subprocess.run(
-            [*command, durability[0], sink, when, str(kept)],
+            [*command, durability[0], sink, when, str(kept), *(["shared"] if shared else [])],
             cwd=Path(__file__).parents[2],
             timeout=DEADLINE_S,
             check=False,
@@ -333,6 +359,6 @@ def record_killed(
     assert ended.returncode == -signal.SIGKILL
     trace: Trace = pickle.loads(kept.read_bytes())
     trace.name = f"killed-{when}-{'-'.join(durability)}-{sink}"
-    with running(directory, trace.name, durability[1], sink, trace, **recorder) as run:
+    with running(directory, trace.name, durability[1], sink, trace, shared=shared, **recorder) as run:
         run.fetch()
     return run.recorder.trace

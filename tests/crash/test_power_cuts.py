@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile
+from fastxfer.storage.owner_record import decode
 from fastxfer.storage.part_file import PartFile, Partials
 from tests.crash import runs
 from tests.crash.check import Checker
-from tests.crash.events import Trace
-from tests.crash.model import MODES, Mode
+from tests.crash.events import Sync, Trace
+from tests.crash.model import MODES, Disk, Mode
 from tests.crash.states import State, states
 from tests.crash.trace import NAME, OLD
 
@@ -38,7 +39,7 @@ POLICIES = [(durability, sink) for durability in ("none", "periodic", "chunk") f
 TEETH: dict[str, tuple[str, Mode, str]] = {
     "sync > _synced: data": ("to_the_end", "ordered", "its bytes are wrong"),
     "sync > write: checkpoint": ("to_the_end", "ordered", "were durable and are lost"),
-    "allocate > create > write: checkpoint": ("to_the_end", "ordered", "neither of its slots holds"),
+    "_new_checkpoint > create > write: checkpoint": ("to_the_end", "ordered", "neither of its slots holds"),
     "allocate > _sync_names: names": ("to_the_end", "strict", "were durable and are lost"),
     "allocate > _empty: data": ("changes", "strict", "it was moved to data.bin.part.orphan"),
     "discard > _empty: data": ("is_discarded", "strict", "it was moved to data.bin.part.orphan"),
@@ -47,7 +48,9 @@ TEETH: dict[str, tuple[str, Mode, str]] = {
     "publish > publish > rename: names": ("may_not_replace", "strict", "were durable and are lost"),
     "sync > _sync_names: names": ("killed at 6 none", "strict", "were durable and are lost"),
     "write > _make_sure: checkpoint": ("killed at 6 periodic", "strict", "were durable and are lost"),
-    "open > _end_publication: names": ("killed at link periodic", "strict", "were durable and are lost"),
+    "open_part > _end_publication: names": ("killed at link periodic", "strict", "were durable and are lost"),
+    "_write: record": ("shared to_the_end", "ordered", "were durable and are lost"),
+    "claim > _gather: names": ("shared killed at link periodic", "strict", "were durable and are lost"),
     "publish > stage > _write: ledger": ("keeps_its_ledger", "ordered", "the kept ledger cannot be read"),
     "publish > stage: names": ("keeps_its_ledger", "strict", "the kept ledger is of another file"),
     "publish > install: names": ("keeps_its_ledger", "ordered", "the kept ledger has lost its name"),
@@ -80,11 +83,17 @@ def must_hold(trace: Trace, state: State, found: list[str]) -> None:
 
 
 def recorded(directory: Path, what: str, **recorder: str) -> Trace:
-    """Returns the trace of a scenario, or of a killed run, that is power-safe."""
+    """Returns the trace of a scenario, or of a killed run, that is power-safe; of a `shared` one where locks
+    prove nothing.
+    """
+    shared = what.startswith("shared ")
+    what = what.removeprefix("shared ")
     if what.startswith("killed at "):
         _, _, when, durability = what.split()
-        return runs.record_killed(directory / "run", when, durability=(durability, "periodic"), **recorder)
-    return runs.record(directory / "run", what, "periodic", "mmap", **recorder)
+        return runs.record_killed(
+            directory / "run", when, durability=(durability, "periodic"), shared=shared, **recorder
+        )
+    return runs.record(directory / "run", what, "periodic", "mmap", shared=shared, **recorder)
 
 
 # ---- every state of every run ----
@@ -119,6 +128,34 @@ def test_a_cut_after_a_kill_leaves_what_was_promised(
             must_hold(trace, state, checker.wrong(state))
 
 
+@pytest.mark.parametrize("scenario", [each.__name__ for each in runs.SHARED])
+def test_a_cut_where_locks_prove_nothing_leaves_what_was_promised(
+    shared_memory: Path, checked: Path, scenario: str
+) -> None:
+    rng = random.Random(scenario)
+    for durability, sink in (("none", "mmap"), ("periodic", "pwrite"), ("chunk", "pwrite")):
+        trace = runs.record(shared_memory / durability, scenario, durability, sink, shared=True)
+        checker = Checker(trace, checked)
+        for mode in MODES:
+            for state in states(trace, mode, singles=SINGLES, at_least=FEW):
+                found = checker.wrong(state)
+                if durability != "none" and rng.random() < RESUMES:
+                    found += checker.resumes(state, rng.choice([runs.V1, runs.V2]))
+                must_hold(trace, state, found)
+
+
+@pytest.mark.parametrize("durability", [("periodic", "periodic"), ("none", "chunk")])
+@pytest.mark.parametrize("when", ["3", "link"])
+def test_a_cut_while_somebody_takes_over_leaves_what_was_promised(
+    shared_memory: Path, checked: Path, when: str, durability: tuple[str, str]
+) -> None:
+    trace = runs.record_killed(shared_memory / "run", when, durability=durability, sink="pwrite", shared=True)
+    checker = Checker(trace, checked)
+    for mode in MODES:
+        for state in states(trace, mode, singles=SINGLES, at_least=FEW):
+            must_hold(trace, state, checker.wrong(state))
+
+
 # ---- each sync is needed ----
 
 
@@ -132,11 +169,31 @@ def test_a_sync_that_is_taken_out_is_found(shared_memory: Path, checked: Path, s
 
 def test_no_place_syncs_that_is_not_tried(shared_memory: Path) -> None:
     found: set[str] = set()
-    for number, what in enumerate({what for what, _, _ in TEETH.values()} | {*runs.SCENARIOS}):
+    shared = {f"shared {each.__name__}" for each in runs.SHARED} | {"shared killed at 3 periodic"}
+    for number, what in enumerate({what for what, _, _ in TEETH.values()} | {*runs.SCENARIOS} | shared):
         (shared_memory / str(number)).mkdir()
         found |= recorded(shared_memory / str(number), what).sites
     assert {site for site in found if not site.endswith(tuple(TEETH))} == set()
     assert [site for site in TEETH if not any(each.endswith(site) for each in found)] == []
+
+
+def counts_that_others_see(trace: Trace) -> set[int]:
+    """Returns what the count of the owner's record was, on the disk, which is what another machine reads."""
+    disk, counts = Disk("strict"), set()
+    for event in trace.events:
+        disk.play(event)
+        if isinstance(event, Sync) and (file := disk.durable.files.get(event.file)) is not None:
+            record = decode(bytes(file.data))
+            counts |= {record.count} if record is not None else set()
+    return counts
+
+
+def test_others_see_the_owner_live_since_each_renewal_is_synced(shared_memory: Path) -> None:
+    trace = recorded(shared_memory, "shared to_the_end")
+    assert len(counts_that_others_see(trace)) > 3
+    (shared_memory / "without").mkdir()
+    trace = recorded(shared_memory / "without", "shared to_the_end", without="_renew > _write: record")
+    assert counts_that_others_see(trace) == {1}
 
 
 # ---- other ways to be wrong ----

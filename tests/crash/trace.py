@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from typing import Any, TypeVar
 import pytest
 
 from fastxfer._native import writer
-from fastxfer.names import CHECKPOINT, LEDGER, NEW_CHECKPOINT, NEW_LEDGER
+from fastxfer.names import CHECKPOINT, LEDGER, LOCK, NEW_CHECKPOINT, NEW_LEDGER
 from fastxfer.storage import part_file
 from fastxfer.storage.part_file import Left, PartFile
 from fastxfer.storage.publish import UNFINISHED
@@ -47,9 +48,22 @@ from tests.crash.model import Disk
 
 NAME = "data.bin"
 OLD = "old"
-KINDS = {CHECKPOINT: "checkpoint", NEW_CHECKPOINT: "checkpoint", LEDGER: "ledger", NEW_LEDGER: "ledger"}
+KINDS = {
+    CHECKPOINT: "checkpoint",
+    NEW_CHECKPOINT: "checkpoint",
+    LEDGER: "ledger",
+    NEW_LEDGER: "ledger",
+    LOCK: "record",
+    ".next": "record",
+}
+_BASE = re.compile(rf"{re.escape(NAME)}|\.fastxfer-[0-9a-f]{{16}}")
 Entered = TypeVar("Entered", bound="Recorder")
 _REAL = {name: getattr(os, name) for name in ("open", "pwrite", "unlink", "utime")}
+
+
+def kind_of(name: str) -> str:
+    """Returns what a file is, by its name."""
+    return KINDS.get(_BASE.sub("", name, count=1), "data")
 
 
 class Recorder:
@@ -148,6 +162,7 @@ class Recorder:
         self._patches.setattr(part_file, "reserve", _bound(self._reserve, writer.reserve))
         for method, around in (
             ("sync", self._around_sync),
+            ("adopt", self._around_adopt),
             ("allocate", self._around_drop),
             ("discard", self._around_drop),
             ("publish", self._around_publish),
@@ -200,7 +215,7 @@ class Recorder:
         for name in list(self._now.names):
             file = self._now.of(name)
             assert file is not None
-            if KINDS.get(name.removeprefix(NAME)) is None:  # it is written by calls alone
+            if kind_of(name) == "data":  # the others are written by calls alone
                 self._compare_pages(
                     self._now.names[name], bytes(file.data), (self._directory / name).read_bytes()
                 )
@@ -264,8 +279,9 @@ class Recorder:
                 self._tell(Size(number, len(whole)))
             for page in range(at // PAGE * PAGE, at + written, PAGE):
                 self._tell(Data(number, page, bytes(whole[page : page + PAGE])))
-            self.saves += 1
-            self._saved.notify_all()
+            if any(kind_of(name) != "record" for name, file in self._now.names.items() if file == number):
+                self.saves += 1
+                self._saved.notify_all()
             return written
 
     def _fdatasync(self, real: Any, fd: int) -> None:
@@ -299,7 +315,7 @@ class Recorder:
     def _site(self, number: int) -> str:
         """Returns where a sync comes from, by the names of the functions, and what it is of."""
         names = [name for name, file in self._now.names.items() if file == number]
-        kind = KINDS.get(names[0].removeprefix(NAME), "data") if number else "names"
+        kind = kind_of(names[0]) if number else "names"
         return f"{' > '.join(storage_calls())}: {kind}"
 
     def _rename(self, real: Any, source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
@@ -353,7 +369,14 @@ class Recorder:
         real(part, *args, **options)
         with self._lock:
             assert part.identity.etag is not None
-            if self.promises_progress:
+            if self.promises_progress and not part.in_doubt:
+                self._promise_progress(part.identity.etag, part._durable)
+
+    def _around_adopt(self, real: Any, part: PartFile, *args: Any, **options: Any) -> None:
+        in_doubt = part.in_doubt
+        real(part, *args, **options)
+        if in_doubt:  # from here on it is the copy that counts
+            with self._lock:
                 self._promise_progress(part.identity.etag, part._durable)
 
     def _around_drop(self, real: Any, part: PartFile, *args: Any, **options: Any) -> None:
