@@ -8,12 +8,15 @@ the first process; it starts transfers, each in a process of its own, and passes
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +24,50 @@ from typing import Any
 from fastxfer.cli.main import main as command
 from fastxfer.storage import locks, owner
 from tests.cli.command import DEADLINE_S, environment, wait_until
-from tests.servers import find_program
+from tests.servers import ServerError, find_program
+
+NEEDS = "a container needs --device=/dev/fuse --cap-add=SYS_ADMIN and no AppArmor or seccomp against mounts"
+
+
+@functools.cache
+def apart() -> list[str]:
+    """Returns the command that runs another in namespaces of its own. Raises ServerError where it may not."""
+    program = find_program("unshare", install="apt-get install util-linux")
+    spaces = ["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [program, *spaces, "--propagation", "private"]
+    tried = subprocess.run(
+        [*command, "true"], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    if tried.returncode:
+        raise ServerError(
+            "these tests make machines of namespaces, and that is not permitted here "
+            f"({NEEDS}): {tried.stderr.strip()}"
+        )
+    return command
+
+
+def bindfs() -> str:
+    """Returns the path of bindfs. Raises ServerError when it, or FUSE, is missing."""
+    program = find_program("bindfs", install="apt-get install bindfs (or run .ci/install-packages)")
+    if not os.path.exists("/dev/fuse"):
+        raise ServerError(f"these tests mount a FUSE file system, and there is no /dev/fuse ({NEEDS})")
+    return program
+
+
+@contextmanager
+def mounted(back: Path, at: Path) -> Iterator[None]:
+    """Has `back` be at `at` too, on a file system whose locks prove nothing. Raises ServerError where nothing
+    can be mounted.
+    """
+    null = subprocess.DEVNULL
+    with subprocess.Popen([bindfs(), "-f", str(back), str(at)], stdin=null, stdout=null) as process:
+        try:
+            wait_until(lambda: os.path.ismount(at) or process.poll() is not None)
+            if process.poll() is not None:
+                raise ServerError(f"bindfs cannot mount a directory here ({NEEDS})")
+            yield
+        finally:
+            process.terminate()  # and so it is unmounted
 
 
 class Machine:
@@ -38,11 +84,9 @@ class Machine:
         (self._place / "etc" / "machine-id").write_text(f"{name}\n")
         (self._place / "boot").write_text(f"{boot} boot of {name}\n")
         self._runs = 0
-        program = find_program("unshare", install="apt-get install util-linux")
-        find_program("bindfs", install="apt-get install bindfs")
-        apart = ["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        self._command = [program, *apart, "--propagation", "private", sys.executable, "-m", __name__]
-        self._command += [name, str(self._place), str(back), str(watch_s)]
+        bindfs()
+        self._command = [*apart(), sys.executable, "-m", __name__, name, str(self._place), str(back)]
+        self._command.append(str(watch_s))
 
     def __enter__(self) -> Machine:
         pipe = subprocess.PIPE
@@ -161,9 +205,7 @@ def main(name: str, place: str, back: str, watch_s: str) -> None:
     """Becomes the machine and answers until the input ends."""
     socket.sethostname(name)
     here = Path(place)
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(["bindfs", "-f", back, str(here / "shared")], stdin=quiet, stdout=quiet):
-        wait_until(lambda: os.path.ismount(here / "shared"))
+    with mounted(Path(back), here / "shared"):
         subprocess.run(["mount", "--bind", here / "boot", "/proc/sys/kernel/random/boot_id"], check=True)
         subprocess.run(["mount", "--bind", here / "etc", "/etc"], check=True)
         owner.RENEW_S, owner.WATCH_S, owner.LOOK_S = 0.1, float(watch_s), 0.05

@@ -16,12 +16,14 @@ import pytest
 
 import fastxfer
 from tests.cli.command import claimed
+from tests.faults.machine import mounted
 from tests.kills import AT_ONCE, SOAK
 from tests.kills.victims import SINKS, child_command
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, TestObject
 
 KILLS = 1000 if SOAK else 50  # for each sink
+SHARED_KILLS = 200 if SOAK else 12  # where locks prove nothing
 SECONDS = 8 if SOAK else 2  # a sync every 5
 RATE_MIB = 8
 SIZE = SECONDS * RATE_MIB * 1024**2
@@ -103,14 +105,26 @@ def kill_once(url: str, thing: TestObject, directory: Path, number: int, sink: s
 def test_killed_at_a_random_moment_it_goes_on(
     nginx: Nginx, objects: Objects, tmp_path: Path, sink: str
 ) -> None:
+    kill_often(nginx, objects, tmp_path, sink, KILLS)
+
+
+def test_killed_where_locks_prove_nothing_it_goes_on(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    for name in ("back", "shared"):
+        (tmp_path / name).mkdir()
+    with mounted(tmp_path / "back", tmp_path / "shared"):
+        kill_often(nginx, objects, tmp_path / "shared", "pwrite", SHARED_KILLS)
+
+
+def kill_often(nginx: Nginx, objects: Objects, directory: Path, sink: str, times: int) -> None:
+    """Kills so many fetches, each in a directory of its own."""
     thing = objects.make(SIZE, seed=13)
 
     def kill(number: int) -> bool:
         try:
-            return kill_once(nginx.url(thing.name), thing, tmp_path / f"{number}", number, sink)
+            return kill_once(nginx.url(thing.name), thing, directory / f"{number}", number, sink)
         except BaseException as error:
             raise AssertionError(f"kill {number} of sink {sink}: {error}") from error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        in_time = sum(pool.map(kill, range(KILLS)))
-    assert in_time >= KILLS * 3 // 4
+        in_time = sum(pool.map(kill, range(times)))
+    assert in_time >= times * 3 // 4

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ import pytest
 
 import fastxfer
 from fastxfer._native.writer import file_system
+from fastxfer.cli.status import read_status
 from fastxfer.errors import CheckpointError, InterruptedTransferError, StorageError, TargetBusyError
 from fastxfer.storage import owner as owning
 from fastxfer.storage.locks import BUSY, HELD, LOCAL_FILE_SYSTEMS, REFUSED, UNTRIED, record_needed
@@ -31,6 +33,7 @@ from fastxfer.storage.part_file import PartFile
 from fastxfer.storage.paths import Target, resolve_target
 from tests.cli.command import wait_until
 from tests.descriptors import held_open
+from tests.servers.raw import Fault, RangeHandler, RawServer, Request
 from tests.storage.test_part_file import (
     CHUNK,
     DATA,
@@ -664,6 +667,40 @@ def test_a_kill_at_any_step_of_a_take_over_loses_nothing(
     assert steps > 60
 
 
+def transfer_it(target: Target) -> None:
+    """Makes the whole object the target, from nothing or from what is left."""
+    part = PartFile.open(target, SOURCE)
+    left = part.read_left()
+    if left is None:
+        part.allocate(IDENTITY, CHUNK, sink="pwrite")
+        fill(part, 0, DONE)
+        part.sync()
+        fill(part, DONE, SIZE)
+        publish(part)
+    else:
+        finish(part, left, "pwrite")
+
+
+def test_a_kill_at_any_step_of_a_transfer_leaves_what_the_next_one_ends(
+    quick_target: Target, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owning, "WATCH_S", 0.04)  # a record that is not written yet is of nobody known
+    target, steps, kills = quick_target, 0, 0
+    while True:
+        steps += STRIDE
+        came_that_far = killed_at(steps, lambda: transfer_it(target))
+        if target.final.exists():
+            assert target.final.read_bytes() == DATA, steps
+        transfer_it(target)
+        assert target.final.read_bytes() == DATA, steps
+        assert names(target) == {"data.bin"}, steps
+        target.final.unlink()
+        if not came_that_far:
+            break
+        kills += 1
+    assert kills * STRIDE > 60
+
+
 FORKING = """
 import os, sys, signal
 from fastxfer.storage.part_file import PartFile, Source
@@ -694,3 +731,101 @@ def test_a_lock_ends_with_its_process_though_a_child_of_a_fork_lives_on(target: 
 def held_by(pid: int, path: Path) -> int:
     """Returns how many descriptors of a file a process holds."""
     return sum(os.readlink(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+# ---- what is looked at and repaired ----
+
+
+def object_server(faults: Callable[[Request], Fault | None] = lambda request: None) -> RawServer:
+    handler = RangeHandler(DATA, faults=faults, etag=IDENTITY.etag, last_modified=IDENTITY.last_modified)
+    return RawServer(handler)
+
+
+def fetched(target: Target, server: RawServer) -> None:
+    """Fetches it, with a ledger, and has two of its chunks be wrong."""
+    fastxfer.fetch(server.url(), target.final, 1, chunk_size=CHUNK, keep_ledger=True)
+    edit(target.final, 3 * CHUNK + 5)
+    edit(target.final, 5 * CHUNK + 5)
+
+
+def test_a_finished_file_is_repaired(target: Target, remote: None) -> None:
+    with object_server() as server:
+        fetched(target, server)
+        result = fastxfer.verify(target.final, repair=server.url())
+    assert (result.ok, result.repaired) == (True, 2 * CHUNK)
+    assert target.final.read_bytes() == DATA
+    assert names(target) == {"data.bin", "data.bin.fxsum"}
+
+
+def test_a_repair_that_brings_nothing_gives_the_file_its_name_back(target: Target, remote: None) -> None:
+    answered = SIZE  # requests, until it is known how many come before the repair's own
+    gone = Fault(status=404)
+    with object_server(lambda request: gone if request.number >= answered else None) as server:
+        fetched(target, server)
+        wrong = target.final.read_bytes()
+        answered = len(server.requests) + 1  # the probe is
+        with pytest.raises(fastxfer.NotFoundError):
+            fastxfer.verify(target.final, repair=server.url())
+    assert target.final.read_bytes() == wrong
+    assert names(target) == {"data.bin", "data.bin.fxsum"}
+
+
+def test_a_part_file_is_verified_and_repaired_when_nobody_writes_it(target: Target, remote: None) -> None:
+    part = half_done(target)
+    for repair in (None, "http://127.0.0.1:9/data.bin"):
+        with pytest.raises(TargetBusyError, match=f"process {os.getpid()} on"):
+            fastxfer.verify(target.final, repair=repair)
+    part.close()
+    assert fastxfer.verify(target.part).missing == [(DONE // CHUNK * CHUNK, SIZE)]
+    edit(target.part, 3 * CHUNK + 5)
+    assert fastxfer.verify(target.final).bad == [(3 * CHUNK, 4 * CHUNK)]
+    with object_server() as server:
+        assert fastxfer.verify(target.final, repair=server.url()).ok
+    assert target.final.read_bytes() == DATA
+    assert names(target) == {"data.bin"}
+
+
+def test_what_a_kill_left_is_verified_under_its_own_names(target: Target, remote: None) -> None:
+    here = this_process()
+    part = stopped(target, host=here.host, machine=here.machine, boot=here.boot, pid=dead(), started=1)
+    assert fastxfer.verify(target.final).missing == [(DONE // CHUNK * CHUNK, SIZE)]
+    assert read_status(str(target.final)).claimed == DONE // CHUNK * CHUNK
+    assert read_status(str(target.lock)).claimed == DONE // CHUNK * CHUNK
+    part._owner = None
+    part.close()
+
+
+def test_what_another_machine_may_still_write_is_not_repaired(target: Target, remote: None) -> None:
+    part = stopped(target)
+    with pytest.raises(StorageError, match="run the fetch again, which goes on in a copy"):
+        fastxfer.verify(target.final, repair="http://127.0.0.1:9/data.bin")
+    assert os.fstat(part.fd).st_nlink == 1
+    goes_on(target, DONE // CHUNK)
+
+
+def test_a_publication_by_a_link_that_was_cut_off_is_ended_by_who_comes_next(
+    target: Target, remote: None
+) -> None:
+    part = stopped(target)
+    fill(part, DONE, SIZE)
+    os.link(target.directory.path / part.target.part_name, target.final)
+    with object_server() as server:
+        with pytest.raises(fastxfer.TargetExistsError):
+            fastxfer.fetch(server.url(), target.final, exists="error")
+        second = PartFile.open(target, SOURCE)
+        assert second.read_left() is None
+        second.discard_if_empty()
+        second.close()
+    assert names(target) == {"data.bin"}
+    assert target.final.read_bytes() == DATA
+
+
+def test_the_record_that_a_kill_left_beside_a_finished_file_goes(target: Target, remote: None) -> None:
+    target.final.write_bytes(DATA)
+    here = this_process()
+    target.lock.write_bytes(replace(here, pid=dead(), started=1).encode())
+    (target.directory.path / f"{here.base}.part.ckpt").write_bytes(b"x" * 8192)
+    digest = hashlib.sha256(DATA).hexdigest()
+    with object_server() as server:
+        assert fastxfer.verify(target.final, f"sha256:{digest}", repair=server.url()).ok
+    assert names(target) == {"data.bin"}
