@@ -332,7 +332,7 @@ class Safekeeping:
         been written when the disk failed.
         """
         try:
-            there = self._part.target if self._part is not None else current(self.target)
+            there = current(self.target)
             stored = stored_checkpoint(there)
         except FastxferError:
             return None
