@@ -31,8 +31,9 @@ from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd
+from fastxfer.storage.left import Left, stored_checkpoint
 from fastxfer.storage.owner import current
-from fastxfer.storage.part_file import Left, PartFile, Partials, Source, stored_checkpoint
+from fastxfer.storage.part_file import PartFile, Partials, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
 from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import fastxfer
-from fastxfer.storage.part_file import stored_checkpoint
+from fastxfer.storage.left import stored_checkpoint
 from fastxfer.storage.paths import resolve_target
 from tests.cli.command import wait_until
 from tests.kills.victims import child_command

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import fastxfer
 from fastxfer.storage import kept
-from fastxfer.storage.part_file import stored_checkpoint
+from fastxfer.storage.left import stored_checkpoint
 from fastxfer.storage.paths import target_of
 from tests.cli.command import claimed, wait_until
 from tests.servers.nginx import Nginx

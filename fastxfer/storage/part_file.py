@@ -25,11 +25,11 @@ from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, 
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, storage_error
 from fastxfer.names import PART
 from fastxfer.plan.response import Identity
-from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id, read_checkpoint
+from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
+from fastxfer.storage.left import Left, verify
 from fastxfer.storage.owner import Owner, open_part
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
-from fastxfer.storage.reading import crc_of
 
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
 # buffers.
@@ -55,21 +55,6 @@ class Source:
     def of(cls, url: str, safe_url: str) -> Source:
         """Returns the source of a URL (without user info) whose presentable form is `safe_url`."""
         return cls(safe_url, hashlib.sha256(url.encode()).hexdigest())
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What an earlier run left, verified: `missing` byte ranges, and the checksums of partial chunks by
-    offset.
-    """
-
-    checkpoint: Checkpoint
-    ledger: ChunkLedger
-    partials: dict[int, int]
-    verified: int
-    dropped: int
-    on_disk: bytes = b""
-    """The chunks, a bitmap, that are on the disk: what is in the page cache alone is not among them."""
 
 
 class PartFile:
@@ -142,7 +127,7 @@ class PartFile:
             file.close()
             return None
         self._checkpoint = file
-        return self._verify(checkpoint, size_now)
+        return self._verify(checkpoint)
 
     def _copy_left(self, owner: Owner) -> Left | None:
         """Copies what somebody left who may still be writing it, and verifies the copy."""
@@ -158,7 +143,7 @@ class PartFile:
                 self._move_aside(usual)
         if checkpoint is None or not checkpoint.chunks:
             return None
-        return self._verify(checkpoint, os.fstat(self._fd).st_size)
+        return self._verify(checkpoint)
 
     def _unreadable(self, error: CheckpointError) -> CheckpointError:
         return CheckpointError(
@@ -179,42 +164,13 @@ class PartFile:
     def _say(self, note: str) -> None:
         self.note = f"{self.note}; {note}" if self.note else note
 
-    def _verify(self, checkpoint: Checkpoint, size_now: int) -> Left:
-        size = checkpoint.identity.size or 0
-        ledger = ChunkLedger(size, checkpoint.chunk_size)
-        ledger.load(checkpoint.claimed, checkpoint.crcs)
-        same_boot = bool(checkpoint.boot_id) and checkpoint.boot_id == boot_id()
-        written_to = (checkpoint.inode, checkpoint.device, checkpoint.born)
-        same_file = written_to == (self._stat.st_ino, self._stat.st_dev, self._born)
-        trusted = ChunkLedger(size, checkpoint.chunk_size)
-        # A file that was cut and grew again has a hole.
-        whole = size_now == size <= self._stat.st_blocks * 512
-        if same_boot and same_file and whole:
-            trusted.load(checkpoint.durable, checkpoint.crcs)
-        verified = dropped = 0
-        for chunk in _set_bits(checkpoint.claimed):
-            if chunk in trusted:
-                continue
-            start, stop = ledger.bounds(chunk)
-            if crc_of(self._fd, self.target.part, start, stop) == ledger.crc(chunk):
-                verified += 1
-            else:
-                ledger.clear(chunk)
-                dropped += 1
-        partials = {}
-        for pos, crc in checkpoint.partials:
-            chunk = pos // checkpoint.chunk_size
-            start = chunk * checkpoint.chunk_size
-            holds = pos > start and chunk not in ledger
-            if holds and crc_of(self._fd, self.target.part, start, pos) == crc:
-                partials[pos] = crc
-        if dropped:
+    def _verify(self, checkpoint: Checkpoint) -> Left:
+        size_now = os.fstat(self._fd).st_size
+        left = verify(checkpoint, self._fd, self.target.part, self._stat, self._born, size_now)
+        if left.dropped:
             name = self.target.name + PART
-            self._say(f"{dropped} chunks of {name} did not hold their checksums and are fetched again")
-        # Since a boot that is not the checkpoint's nobody has written these chunks: they came from the disk.
-        other_boot = bool(checkpoint.boot_id) and checkpoint.boot_id != (boot_id() or checkpoint.boot_id)
-        read = same_file and other_boot
-        return Left(checkpoint, ledger, partials, verified, dropped, (ledger if read else trusted).bits())
+            self._say(f"{left.dropped} chunks of {name} did not hold their checksums and are fetched again")
+        return left
 
     # ---- space ----
 
@@ -601,18 +557,6 @@ def whole_ledger(source: Source, ledger: ChunkLedger, identity: Identity, crc64:
         crcs=ledger.crcs(),
         crc64=crc64,
     )
-
-
-def _set_bits(bits: bytes) -> list[int]:
-    return [8 * i + k for i, byte in enumerate(bits) if byte for k in range(8) if byte >> k & 1]
-
-
-def stored_checkpoint(target: Target) -> Checkpoint | None:
-    """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
-    StorageError.
-    """
-    found = read_checkpoint(target.directory, target.checkpoint_name)
-    return found[0] if found is not None else None
 
 
 def _let_go() -> None:

@@ -23,10 +23,11 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, FastxferError
 from fastxfer.names import CHECKPOINT, LEDGER, LOCK, PART
 from fastxfer.plan.response import Identity
-from fastxfer.storage import kept, owner, owner_record, part_file
+from fastxfer.storage import kept, left, owner, owner_record, part_file
 from fastxfer.storage.checkpoint import Checkpoint, decode
 from fastxfer.storage.directory import Directory
-from fastxfer.storage.part_file import Left, PartFile, Source
+from fastxfer.storage.left import Left
+from fastxfer.storage.part_file import PartFile, Source
 from fastxfer.storage.paths import resolve_target
 from fastxfer.storage.publish import is_unchanged
 from tests.crash.events import Name, Trace
@@ -171,8 +172,8 @@ class Checker:
         if killed:
             patches.setattr(owner, "lives", lambda record, here: False)
         else:
-            patches.setattr(part_file, "boot_id", lambda: "another boot")
-            patches.setattr(owner_record, "boot_id", lambda: "another boot")
+            for module in (left, owner_record, part_file):
+                patches.setattr(module, "boot_id", lambda: "another boot")
 
     def _same_inode(self, image: Image, part: PartFile) -> None:
         file = image.of(working_names(image)[1])

@@ -28,7 +28,8 @@ import pytest
 from fastxfer._native import writer
 from fastxfer.names import CHECKPOINT, LEDGER, LOCK, NEW_CHECKPOINT, NEW_LEDGER
 from fastxfer.storage import part_file
-from fastxfer.storage.part_file import Left, PartFile
+from fastxfer.storage.left import Left
+from fastxfer.storage.part_file import PartFile
 from fastxfer.storage.publish import UNFINISHED
 from tests.crash.events import (
     PAGE,

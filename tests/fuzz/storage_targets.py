@@ -28,7 +28,8 @@ from fastxfer.storage.checkpoint import (
     slot_size_for,
 )
 from fastxfer.storage.directory import Directory
-from fastxfer.storage.part_file import Left, PartFile, Source
+from fastxfer.storage.left import Left
+from fastxfer.storage.part_file import PartFile, Source
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import etag_of_record, make_record
 from fastxfer.units import MAX_SIZE

@@ -25,9 +25,11 @@ from fastxfer.errors import (
     TargetExistsError,
 )
 from fastxfer.plan.response import Identity
+from fastxfer.storage import left as reading_side
 from fastxfer.storage import part_file as module
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile
-from fastxfer.storage.part_file import Left, PartFile, Source, stored_checkpoint
+from fastxfer.storage.left import Left, stored_checkpoint
+from fastxfer.storage.part_file import PartFile, Source
 from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.storage.publish import XATTR, make_record
 from tests.descriptors import held_open
@@ -75,6 +77,12 @@ def reopened(target: Target) -> tuple[PartFile, Left]:
     left = part.read_left()
     assert left is not None
     return part, left
+
+
+def in_boot(monkeypatch: pytest.MonkeyPatch, boot: str) -> None:
+    """Has it be this boot from now on."""
+    for where in (module, reading_side):
+        monkeypatch.setattr(where, "boot_id", lambda: boot)
 
 
 def edit(path: Path, at: int) -> None:
@@ -170,14 +178,14 @@ def test_another_boot_has_everything_verified(
     fill(part, 0, 490_000)
     part.sync()
     part.close()
-    monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    in_boot(monkeypatch, "another boot")
     part, left = reopened(target)
     assert (left.verified, left.dropped) == (7, 0)
     finish(part, left, sink)
 
 
 def test_a_boot_that_is_not_known_is_never_the_same(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "boot_id", lambda: "")
+    in_boot(monkeypatch, "")
     part = allocated(target)
     fill(part, 0, 490_000)
     part.sync()
@@ -208,7 +216,7 @@ def test_an_edited_byte_in_a_durable_chunk_is_seen_after_a_reboot(
     part.sync()
     part.close()
     edit(target.part, SIZE - 1)
-    monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    in_boot(monkeypatch, "another boot")
     part, left = reopened(target)
     assert left.ledger.missing() == [(980_000, SIZE)]
     finish(part, left, sink)
@@ -745,7 +753,7 @@ def test_what_was_there_since_before_the_boot_survives_a_failed_sync(
     fill(part, 0, 140_000)
     part.claim()
     part.close()
-    monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    in_boot(monkeypatch, "another boot")
     part, left = reopened(target)
     part.adopt(left, IDENTITY, sink=sink)
     fill(part, 140_000, 490_000)
