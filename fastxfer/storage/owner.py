@@ -88,7 +88,7 @@ class Owner:
         """
         owner = cls(target)
         try:
-            while not owner._succeed(give_up):
+            while not owner._try(give_up):
                 pass  # somebody else was quicker: that one is looked at next
             owner._gather()
         except BaseException as error:
@@ -98,6 +98,14 @@ class Owner:
             raise
         threading.Thread(target=owner._renew, name="fastxfer-owner", daemon=True).start()
         return owner
+
+    def _try(self, give_up: Callable[[], bool]) -> bool:
+        try:
+            return self._succeed(give_up)
+        except FileNotFoundError:
+            if os.fstat(self._directory.fd).st_nlink == 0:
+                raise
+            return False  # this one stood still, and a rival has taken what it had just made for a dead one's
 
     def _succeed(self, give_up: Callable[[], bool]) -> bool:
         """Takes the place of the owner that is there, if any; False when things changed meanwhile."""
@@ -227,6 +235,8 @@ class Owner:
     def _gather(self) -> None:
         """Gives files that an owner left in order, or while it did so, the names to work under."""
         self.target = replace(self.target, base=self.record.base)
+        if self.record.past is not None:
+            self._clear()
         if self.record.before is not None:
             part = self._source(self.record.before, PART)
             there = self._directory.look(part) if part is not None else None
@@ -236,8 +246,6 @@ class Owner:
             if there is None:
                 self.settled()  # the one who was to copy them, or to publish, had just finished
             return
-        if self.record.past is not None:
-            self._clear()
         for ending in WORKING:
             usual, mine = self.target.name + ending, self.record.base + ending
             if usual != mine and self._directory.look(usual) is not None and not self._directory.has(mine):

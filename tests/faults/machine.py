@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from fastxfer.cli.main import main as command
+from fastxfer.errors import InterruptedTransferError
 from fastxfer.storage import locks, owner
 from tests.cli.command import DEADLINE_S, environment, wait_until
 from tests.servers import ServerError, find_program
@@ -174,11 +176,14 @@ class _Inside:
         return True
 
     def start(self, arguments: list[str], log: str) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             return pid
         code = 1
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             file = os.open(log, os.O_WRONLY | os.O_CREAT)
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
@@ -186,6 +191,8 @@ class _Inside:
             os.dup2(null, 2)
             code = command(arguments)
             sys.stdout.flush()
+        except KeyboardInterrupt:  # before the command could take it
+            code = InterruptedTransferError.exit_code
         finally:
             os._exit(code)
 

@@ -581,6 +581,49 @@ def test_of_many_that_take_over_at_once_one_succeeds(target: Target, remote: Non
     goes_on(target, DONE // CHUNK)
 
 
+def test_who_stands_still_while_it_takes_over_looks_again(
+    target: Target, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rival has taken its new record for a dead one's: a FUSE file system then knows the file no more."""
+    part = stopped(target)
+    part._owner = None
+    part.close()
+    made: list[Path] = []
+    write = owning.Owner._write
+
+    def removed(owner: owning.Owner, **changes: object) -> None:
+        if not made:
+            made.extend(target.directory.path.glob("*.next"))
+            made[0].unlink()
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        write(owner, **changes)
+
+    monkeypatch.setattr(owning.Owner, "_write", removed)
+    goes_on(target, DONE // CHUNK)
+    assert made
+
+
+def test_a_directory_that_is_gone_is_told(tmp_path: Path, remote: None) -> None:
+    (tmp_path / "gone").mkdir()
+    target = resolve_target(URL, tmp_path / "gone" / "data.bin")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match="No such file or directory"):
+        PartFile.open(target, SOURCE)
+
+
+def test_what_a_take_over_could_not_remove_goes_with_the_next(target: Target, remote: None) -> None:
+    part = half_done(target)
+    old = base_of("0" * 16)
+    for ending in (".part", ".part.ckpt"):
+        (target.directory.path / f"{old}{ending}").write_bytes(b"x")
+    owner = part._owner
+    assert owner is not None
+    owner._over.set()
+    with owner._lock:
+        owner._write(past=old, host="other", machine="f" * 32, boot="another")
+    goes_on(target, DONE // CHUNK)
+
+
 def test_the_files_that_a_kill_left_are_found_by_the_record(target: Target, remote: None) -> None:
     part = half_done(target)
     there = current(target)
