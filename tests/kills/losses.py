@@ -115,7 +115,7 @@ def loss(told: Telling, durability: str, there: int, kept: int, kept_chunks: int
     seconds_net = told.killed_at - since - told.waited(since)
     chunks_net = told.killed_at - chunks_since - told.waited(chunks_since)
     # As exactly as the fetch tells.
-    fits = seconds_net <= whole + TOLD_EVERY_S and chunks_net <= chunks + 2 * EVERY_S
+    fits = seconds_net <= whole + TOLD_EVERY_S and chunks_net <= chunks + 4 * EVERY_S
     over = (
         "" if fits else f"{durability}, {kept} kept: {told.bytes[-20:]} {told.chunks[-20:]} {told.calls[-8:]}"
     )
