@@ -342,7 +342,8 @@ class Safekeeping:
             return None
         ledger = ChunkLedger(size, stored.chunk_size)
         ledger.load(stored.claimed, stored.crcs)
-        done = ledger.done_bytes + prefix_bytes((pos for pos, _ in stored.partials), stored.chunk_size)
+        begun = (pos for pos, _ in stored.partials if pos // stored.chunk_size not in ledger)
+        done = ledger.done_bytes + prefix_bytes(begun, stored.chunk_size)
         return f"{format_size(done)} of {format_size(size)} in {self.target.part}" if done else None
 
     def complete(self, identity: Identity, *, resumed: bool, url: str) -> Found | str:

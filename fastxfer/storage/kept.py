@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.errors import CheckpointError, StorageError, storage_error
@@ -105,7 +106,12 @@ def install(target: Target, *, durable: bool) -> None:
 def replace_one(target: Target, ledger: Checkpoint, *, durable: bool) -> None:
     """Keeps a ledger of a file that has its name already. Raises StorageError."""
     try:
-        _write(target.directory, target.new_ledger_name, ledger, durable)
+        try:
+            _write(target.directory, target.new_ledger_name, ledger, durable)
+        except OSError:
+            with suppress(StorageError):  # why it could not be written is told
+                target.directory.remove(target.new_ledger_name)
+            raise
         install(target, durable=durable)
     except OSError as error:
         raise storage_error(f"write {target.ledger}", error) from error

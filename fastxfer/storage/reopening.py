@@ -66,14 +66,19 @@ def _move(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
         if not same_bytes(seen, there) or not directory.holds(target.name, fd):
             raise TargetBusyError(f"{target.final} was changed meanwhile; run it again")
         os.fdatasync(fd)
-        left = replace(left, boot_id=boot_id(), inode=there.st_ino, device=there.st_dev, born=birth_ns(fd))
-        CheckpointFile.create(directory, target.checkpoint_name, left, durable=True).close()
-        directory.sync()
+        _claim(target, replace(left, inode=there.st_ino, device=there.st_dev, born=birth_ns(fd)))
         at = directory.fd
         os.rename(target.name, target.part_name, src_dir_fd=at, dst_dir_fd=at)
         directory.sync()
     finally:
         os.close(fd)
+
+
+def _claim(target: Target, left: Checkpoint) -> None:
+    CheckpointFile.create(
+        target.directory, target.checkpoint_name, replace(left, boot_id=boot_id()), durable=True
+    ).close()
+    target.directory.sync()
 
 
 def same_bytes(one: os.stat_result, other: os.stat_result) -> bool:

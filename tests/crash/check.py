@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,9 +33,9 @@ from fastxfer.storage.paths import resolve_target
 from fastxfer.storage.publish import is_unchanged
 from tests.crash.events import Name, Trace
 from tests.crash.model import File, Image
-from tests.crash.runs import DATE, DEADLINE_S, share
+from tests.crash.runs import CHUNK, DATE, DEADLINE_S, V1, share
 from tests.crash.states import State, replay
-from tests.crash.trace import NAME
+from tests.crash.trace import DAMAGED, NAME
 from tests.servers.raw import RangeHandler, RawServer
 
 
@@ -87,22 +88,31 @@ class Checker:
         if file is None or not state.promise.final or not any(LEDGER in name for name in image.names):
             return
         self.fill(image)
-        inode, real = self.trace.inodes[image.names[NAME]], kept.read
-        with open(self.directory / NAME, "rb") as there, pytest.MonkeyPatch.context() as patches:
-
-            def read(directory: Directory, name: str) -> Checkpoint | None:
-                found = real(directory, name)
-                ours = found is not None and found.inode == inode
-                return replace(found, inode=os.fstat(there.fileno()).st_ino) if found and ours else found
-
-            patches.setattr(kept, "read", read)
+        with open(self.directory / NAME, "rb") as there, self._ledgers_are_of(image):
             try:
                 found = kept.beside(resolve_target(self.trace.url, self.directory / NAME), there.fileno())
             except CheckpointError as error:
                 yield f"the kept ledger cannot be read: {error}"
                 return
+        if self._version(file) == DAMAGED:
+            file = File(bytearray(self.trace.objects[V1]))  # it is of what was fetched
         if found is not None and found.crc64 != crc64nvme(bytes(file.data)):
             yield "the kept ledger is of another file"
+
+    @contextmanager
+    def _ledgers_are_of(self, image: Image) -> Iterator[None]:
+        """Has ledgers know the target by its inode, though it has another one where it was put."""
+        real = kept.read
+        recorded = self.trace.inodes[image.names[NAME]] if NAME in image.names else None
+        now = os.stat(self.directory / NAME).st_ino if NAME in image.names else 0
+
+        def read(directory: Directory, name: str) -> Checkpoint | None:
+            found = real(directory, name)
+            return replace(found, inode=now) if found is not None and found.inode == recorded else found
+
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(kept, "read", read)
+            yield
 
     # ---- what is trusted ----
 
@@ -201,8 +211,37 @@ class Checker:
             if left.checkpoint.identity.etag == promise.progress:
                 kept = {chunk for chunk in range(left.ledger.count) if chunk in left.ledger}
         missing = set(bits(promise.chunks)) - kept
-        if missing and final != promise.progress:
+        if missing and final != promise.progress and not self._holds(final, promise.progress, missing):
             yield f"chunks {sorted(missing)} of {promise.progress} were durable and are lost"
+
+    def _holds(self, final: str | None, version: str | None, chunks: set[int]) -> bool:
+        """Returns whether chunks of a version are right in the file under the final name."""
+        objects = self.trace.objects
+        if final is None or version is None or final not in objects:
+            return False
+        spans = [slice(chunk * CHUNK, (chunk + 1) * CHUNK) for chunk in chunks]
+        return all(objects[final][span] == objects[version][span] for span in spans)
+
+    def repairs(self, state: State) -> Iterator[str]:
+        """Repairs what is there in a state, for real; yields what is wrong then."""
+        self.fill(state.image)
+        right = self.trace.objects[V1]
+        with (
+            pytest.MonkeyPatch.context() as patches,
+            RawServer(RangeHandler(right, etag=V1, last_modified=DATE)) as server,
+            self._ledgers_are_of(state.image),
+        ):
+            patches.setattr(part_file, "boot_id", lambda: "another boot")
+            try:
+                result = fastxfer.verify(self.directory / NAME, repair=server.url(), connections=2)
+            except FastxferError as error:
+                yield f"a repair fails: {error}"
+                return
+        if not result.ok or (self.directory / NAME).read_bytes() != right:
+            yield f"a repair leaves wrong bytes under the final name: {result}"
+        left = set(os.listdir(self.directory)) - {NAME, f"{NAME}{LEDGER}"}
+        if left:
+            yield f"a repair leaves {left} behind"
 
     def resumes(self, state: State, etag: str) -> Iterator[str]:
         """Fetches version `etag` over a state, for real; yields what is wrong then."""

@@ -39,6 +39,10 @@ V1, V2 = '"v1"', '"v2"'
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 DEADLINE_S = 60.0
 CONTENT = {V1: make_bytes(SIZE, 1), V2: make_bytes(SIZE - 4096, 2), "old": make_bytes(SIZE, 3)}
+# The third chunk is wrong, and the last byte, and some in between.
+CONTENT["damaged"] = CONTENT[V1][: 2 * CHUNK] + CONTENT["old"][2 * CHUNK : 3 * CHUNK]
+CONTENT["damaged"] += CONTENT[V1][3 * CHUNK : 20 * CHUNK] + bytes(8000)
+CONTENT["damaged"] += CONTENT[V1][20 * CHUNK + 8000 : -1] + bytes([CONTENT[V1][-1] ^ 1])
 
 
 def save_often(patches: pytest.MonkeyPatch) -> None:
@@ -134,6 +138,11 @@ class Run:
     def fetch(self, **options: Any) -> fastxfer.FetchResult:
         """Fetches to the end."""
         return self.start(**options).wait(DEADLINE_S)
+
+    def repair(self) -> fastxfer.VerifyResult:
+        """Verifies, and fetches what does not hold."""
+        options = {name: value for name, value in self.options.items() if name != "chunk_size"}
+        return fastxfer.verify(self.directory / NAME, repair=self.server.url(), **options)
 
     def start(self, **options: Any) -> fastxfer.Transfer:
         """Starts a transfer."""
@@ -239,6 +248,36 @@ def keeps_its_ledger(run: Run) -> None:
     run.recorder.promise_ledger()
 
 
+def is_repaired(run: Run) -> None:
+    """A finished file is damaged. A first repair brings nothing, and gives it its name back; a second one is
+    broken off half way, a third goes on.
+    """
+    run.fetch(keep_ledger=True)
+    run.recorder.promise_ledger()
+    run.recorder.damage(NAME, CONTENT["damaged"], synced=True)
+    gone = Fault(status=404)
+    run.handler.faults = lambda request: gone if run.recorder.reopened.is_set() else None
+    with pytest.raises(fastxfer.NotFoundError):
+        run.repair()
+    run.handler.faults = lambda request: None
+    run.recorder.reopened.clear()
+    cut = Fault(cut_after=CHUNK + 100)
+    run.handler.faults = lambda request: cut if run.recorder.reopened.is_set() else None
+    with pytest.raises(fastxfer.FastxferError):
+        run.repair()
+    run.handler.faults = lambda request: None
+    assert run.repair().ok
+    run.recorder.promise_ledger()
+
+
+def is_repaired_in_the_cache(run: Run) -> None:
+    """What holds of a damaged file was never synced by whoever wrote it."""
+    run.fetch(keep_ledger=True)
+    run.recorder.damage(NAME, CONTENT["damaged"], synced=False)
+    assert run.repair().repaired > 0
+    run.recorder.promise_ledger()
+
+
 def loses_its_part_file(run: Run) -> None:
     """Somebody removes the part file; the next run begins with what the checkpoint says."""
     run.stop_half_way()
@@ -283,6 +322,8 @@ SCENARIOS: dict[str, Scenario] = {
         may_not_replace,
         is_discarded,
         loses_its_part_file,
+        is_repaired,
+        is_repaired_in_the_cache,
         keeps_its_ledger,
         is_small,
         breaks_as_one_stream,

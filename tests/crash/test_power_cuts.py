@@ -25,7 +25,7 @@ from tests.crash.check import Checker
 from tests.crash.events import Sync, Trace
 from tests.crash.model import MODES, Disk, Mode
 from tests.crash.states import State, states
-from tests.crash.trace import NAME, OLD
+from tests.crash.trace import DAMAGED, NAME, OLD
 
 SOAK = bool(os.environ.get("FASTXFER_SOAK"))  # make soak
 SINGLES = 1000 if SOAK else 2
@@ -54,6 +54,15 @@ TEETH: dict[str, tuple[str, Mode, str]] = {
     "publish > stage > _write: ledger": ("keeps_its_ledger", "ordered", "the kept ledger cannot be read"),
     "publish > stage: names": ("keeps_its_ledger", "strict", "the kept ledger is of another file"),
     "publish > install: names": ("keeps_its_ledger", "ordered", "the kept ledger has lost its name"),
+    "reopen > _move: data": ("is_repaired_in_the_cache", "ordered", "its bytes are wrong"),
+    "reopen > _move > _claim > create > write: checkpoint": (
+        "is_repaired",
+        "ordered",
+        "neither of its slots",
+    ),
+    "reopen > _move > _claim: names": ("is_repaired", "strict", "were durable and are lost"),
+    "reopen > _move: names": ("is_repaired", "ordered", "under the final name stands ?"),
+    "take_back > rename: names": ("is_repaired", "strict", "were durable and are lost"),
     "replace_one > _write: ledger": ("keeps_its_ledger", "ordered", "the kept ledger cannot be read"),
     "replace_one > install: names": ("keeps_its_ledger", "ordered", "the kept ledger has lost its name"),
 }
@@ -110,8 +119,10 @@ def test_a_cut_at_any_moment_leaves_what_was_promised(
         for mode in MODES:
             for state in states(trace, mode, singles=SINGLES, at_least=AT_LEAST):
                 found = checker.wrong(state)
-                if durability != "none" and rng.random() < RESUMES:
+                if durability != "none" and state.promise.final and rng.random() < RESUMES:
                     found += checker.resumes(state, rng.choice([runs.V1, runs.V2]))
+                    if DAMAGED in trace.objects:
+                        found += checker.repairs(state)
                 must_hold(trace, state, found)
 
 

@@ -27,7 +27,8 @@ import pytest
 
 from fastxfer._native import writer
 from fastxfer.names import CHECKPOINT, LEDGER, LOCK, NEW_CHECKPOINT, NEW_LEDGER
-from fastxfer.storage import part_file
+from fastxfer.storage import part_file, reopening
+from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.left import Left
 from fastxfer.storage.part_file import PartFile
 from fastxfer.storage.publish import UNFINISHED
@@ -48,7 +49,7 @@ from tests.crash.events import (
 from tests.crash.model import Disk
 
 NAME = "data.bin"
-OLD = "old"
+OLD, DAMAGED = "old", "damaged"
 KINDS = {
     CHECKPOINT: "checkpoint",
     NEW_CHECKPOINT: "checkpoint",
@@ -88,6 +89,7 @@ class Recorder:
         self.trace = trace
         self.saves = 0
         self.failed = False
+        self.reopened = threading.Event()
         self.promises_progress = True
         self._directory = directory
         self._without, self._failing, self._failing_at, self._evict = without, failing, failing_at, evict
@@ -121,6 +123,25 @@ class Recorder:
             self._promised(replace(self._promise, progress=None, chunks=b"", ledger=False))
             _REAL["unlink"](self._directory / name)
             self._tell(Unname(self._now.names[name], name))
+
+    def damage(self, name: str, data: bytes, *, synced: bool) -> None:
+        """Has a program write other bytes over the target; unless they are `synced`, the disk still has
+        nothing but zeros there, and nothing is promised until the repair has begun.
+        """
+        with self._lock:
+            old, number = self._promise, self._now.names[name]
+            (self._directory / name).write_bytes(bytes(len(data)))
+            self._promised(Promise((), readable=old.readable))
+            self._look()
+            self._tell(Sync(number, True))
+            (self._directory / name).write_bytes(data)
+            self._look()
+            self._tell(Attribute(number, "mtime", os.stat(self._directory / name).st_mtime))
+            self.trace.objects[DAMAGED] = data
+            if synced:
+                self._tell(Sync(number, True))
+                self._promised(replace(old, final=(DAMAGED,) if old.final else ()))
+            self.trace.begins = len(self.trace.events)
 
     def promise_ledger(self) -> None:
         """A fetch has returned that keeps a ledger: it is there from now on, if anything is promised."""
@@ -161,6 +182,8 @@ class Recorder:
         ):
             self._patches.setattr(os, name, _bound(wrapper, getattr(os, name)))
         self._patches.setattr(part_file, "reserve", _bound(self._reserve, writer.reserve))
+        self._patches.setattr(reopening, "reopen", _bound(self._around_reopen, reopening.reopen))
+        self._patches.setattr(reopening, "take_back", _bound(self._around_take_back, reopening.take_back))
         for method, around in (
             ("sync", self._around_sync),
             ("adopt", self._around_adopt),
@@ -395,6 +418,28 @@ class Recorder:
         real(part, **options)
         with self._lock:
             self._promised(Promise((version,) if options["durable"] else (), readable=old.readable))
+
+    def _around_reopen(self, real: Any, target: Any, left: Checkpoint, seen: Any) -> None:
+        """The chunks that hold are there at each moment, in the damaged file or in the part file."""
+        begun, version = self._promise, left.identity.etag
+        if not begun.readable:  # with durability=none nothing is promised
+            real(target, left, seen)
+            self.reopened.set()
+            return
+        good = replace(begun, progress=version, chunks=left.claimed)
+        with self._lock:
+            self._look()
+            self._promised(replace(good, final=(DAMAGED, None)) if begun.final else begun)
+        real(target, left, seen)
+        with self._lock:
+            self._promised(replace(good, final=(None,)))
+        self.reopened.set()
+
+    def _around_take_back(self, real: Any, *args: Any) -> None:
+        with self._lock:
+            if self._promise.readable:
+                self._promised(replace(self._promise, final=(DAMAGED, None)))
+        real(*args)
 
     def _around_read_left(self, real: Any, part: PartFile) -> Left | None:
         if self._evict == "early":

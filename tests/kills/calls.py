@@ -33,7 +33,7 @@ _FD = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Call:
-    """One call: `on` is dir, part or checkpoint, "" for one that names no file (madvise)."""
+    """One call: `on` is dir, part, checkpoint, ledger or target, "" for one that names no file (madvise)."""
 
     name: str
     on: str
@@ -54,6 +54,9 @@ def groups(out: Path) -> dict[Path, str]:
         out.with_name(f"{name}.part"): "part",
         out.with_name(f"{name}.part.ckpt"): "checkpoint",
         out.with_name(f"{name}.part.new"): "checkpoint",
+        out.with_name(f"{name}.fxsum"): "ledger",
+        out.with_name(f"{name}.fxsum.new"): "ledger",
+        out: "target",
     }
 
 

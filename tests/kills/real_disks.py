@@ -40,10 +40,14 @@ class HalfWay(RangeHandler):
     at_half: Callable[[], object] | None = None
     ends_there = False
     told_length = True
+    told_size = SIZE
+    sent = 0
 
     def head(self, content: Content, status: int, wanted: tuple[int, int]) -> dict[str, str]:
-        """Leaves the length out when it is not to be told."""
+        """Leaves the length out when it is not to be told; tells another size of the whole if it is to."""
         fields = super().head(content, status, wanted)
+        if "Content-Range" in fields:
+            fields["Content-Range"] = fields["Content-Range"].replace(f"/{SIZE}", f"/{self.told_size}")
         if not self.told_length:
             del fields["Content-Length"]
         return fields
@@ -59,7 +63,7 @@ class HalfWay(RangeHandler):
         half = (start + stop) // 2
         super().send(connection, content, start, half)
         if self.at_half is not None and stop - start > MIB:
-            act, self.at_half = self.at_half, None
+            act, self.at_half, self.sent = self.at_half, None, half
             act()
             if self.ends_there:
                 connection.wait_until_gone()
@@ -287,12 +291,12 @@ OF_LOOP_DEVICES = {full_while_it_is_written.__name__: full_while_it_is_written}
 CASES = {**MOUNTING, **UNMOUNTED, **OF_LOOP_DEVICES}
 
 
-def main(case: str, place: str, sink: str) -> None:
+def run_case(case: Callable[[Disk], None], place: str, sink: str) -> None:
     """Runs one case."""
     handler = HalfWay(DATA)
     with RawServer(handler) as server:
-        CASES[case](Disk(Path(place), server, handler, {"sink": sink}))
+        case(Disk(Path(place), server, handler, {"sink": sink}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_case(CASES[sys.argv[1]], *sys.argv[2:])

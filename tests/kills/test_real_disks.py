@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kills import loop_disks
 from tests.kills.real_disks import DEADLINE_S, MOUNTING, OF_LOOP_DEVICES, UNMOUNTED
 from tests.servers import find_program
 
@@ -36,8 +37,8 @@ def place() -> Iterator[Path]:
         yield Path(directory) / "place"
 
 
-def run(case: str, place: Path, sink: str, *, mounting: bool) -> None:
-    command = [sys.executable, "-m", "tests.kills.real_disks", case, str(place), sink]
+def run(case: str, place: Path, sink: str, *, mounting: bool, cases: str = "real_disks") -> None:
+    command = [sys.executable, "-m", f"tests.kills.{cases}", case, str(place), sink]
     if mounting:
         unshare = find_program("unshare", install="apt-get install util-linux")
         command = [unshare, "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), *command]
@@ -48,6 +49,12 @@ def run(case: str, place: Path, sink: str, *, mounting: bool) -> None:
 # Where no image can be mounted, what the case needs one for is refused by strace alone (test_refusals).
 WITH_MOUNTS = [(case, sink) for case in MOUNTING for sink in ("auto", "mmap")]
 WITH_MOUNTS += [(case, "auto") for case in OF_LOOP_DEVICES if loop_devices()]
+IN_IMAGES = [(case, sink) for case, (_, sinks) in loop_disks.CASES.items() for sink in sinks]
+
+
+@pytest.mark.parametrize(("case", "sink"), IN_IMAGES if loop_devices() else [])
+def test_a_disk_in_an_image_refuses_and_it_goes_on(place: Path, case: str, sink: str) -> None:
+    run(case, place, sink, mounting=True, cases="loop_disks")
 
 
 @pytest.mark.parametrize(("case", "sink"), WITH_MOUNTS)
