@@ -813,6 +813,31 @@ def test_writeback_starts_once_for_what_is_finished_in_whole_pages(
     assert target.final.read_bytes() == DATA
 
 
+def test_a_writeback_that_is_refused_is_left_to_the_sync(
+    target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE_BYTES", 1)
+    monkeypatch.setattr(module, "HUGE_PAGE_BYTES", CHUNK)
+    part = allocated(target, sink)
+    fill(part, 0, 490_000)
+    tried = []
+
+    def refused(*arguments: object) -> None:
+        tried.append(arguments)
+        failing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "start_writeback", refused)
+        part.pace_writeback()
+    assert len(tried) == 1
+    part.sync()
+    part.close()
+    part, left = reopened(target)
+    assert left.on_disk == left.ledger.bits()
+    assert left.ledger.present() == [(0, 490_000)]
+    part.close()
+
+
 FULL_DISK = """
 import os, resource, sys
 from fastxfer._native.writer import Writer
