@@ -63,6 +63,7 @@ bench: .venv/.ready-test
 	.ci/install-packages test bench
 	$(BIN)/python -m pytest bench --benchmark-only
 	$(BIN)/python -m bench.compare $(COMPARE)
+	$(BIN)/python -m bench.durability $(DURABILITY)
 
 dist: .venv/.ready-test
 	rm -rf dist

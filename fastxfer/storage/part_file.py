@@ -38,6 +38,11 @@ BUFFER_BYTES = 256 * 1024
 # about. It is 0.13 to 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages
 # of 4 KiB; 2 ms and more on a virtual machine whose free memory its host took back.
 MAP_LIMIT_NS = 500_000
+# Write-back is started for so much at a time, in whole huge pages of the mapping: a page that is written to
+# after its write-back is dirty as a whole again. In smaller stretches 1.7 times the object was written at
+# 100 MB/s, and it cost 2.3 times the CPU of the sync that it shortens.
+PACE_BYTES = 64 * 1024**2
+HUGE_PAGE_BYTES = 2 * 1024**2
 
 Partials = tuple[tuple[int, int], ...]
 
@@ -75,7 +80,8 @@ class PartFile:
         self._named = False  # the working files' names are durable
         self._broken = False  # a sync failed: nothing is promised any more
         self._chunk_size = 1
-        self._written_back = b""
+        self._written_back = 0  # a bitmap: the chunks whose write-back was started
+        self._paced_bytes = 0  # what was in place at that time
         self._spare = 0
         self._reserved = False
         self._stat = os.fstat(fd)
@@ -182,6 +188,8 @@ class PartFile:
         self._chunk_size = left.ledger.chunk_size
         self._durable = left.checkpoint.durable
         self._on_disk = left.on_disk
+        self._written_back = int.from_bytes(left.ledger.bits(), "little")
+        self._paced_bytes = left.ledger.done_bytes
         if left.dropped or left.verified:
             self._durable = bytes(len(left.checkpoint.durable))
         if left.dropped:
@@ -423,18 +431,19 @@ class PartFile:
         return self._checkpoint.slot_size if self._checkpoint is not None else 0
 
     def pace_writeback(self) -> None:
-        """Starts writing back the chunks that are finished and not yet on their way, so that the next sync
-        is short.
+        """Starts writing back what is finished and not yet on its way, PACE_BYTES or more of it, so that the
+        next sync is short.
         """
-        if self.ledger is None:
+        ledger = self.ledger
+        if ledger is None or ledger.done_bytes - self._paced_bytes < PACE_BYTES:
             return
-        now = self.ledger.bits()
-        fresh = int.from_bytes(now, "little") & ~int.from_bytes(self._written_back, "little")
-        self._written_back = now
-        if not fresh:
-            return
-        scratch = ChunkLedger(self.ledger.size, self.ledger.chunk_size)
-        scratch.load(fresh.to_bytes(len(now), "little"), bytes(8 * self.ledger.count))
+        self._paced_bytes = ledger.done_bytes
+        now = int.from_bytes(ledger.bits(), "little")
+        group = min(max(1, HUGE_PAGE_BYTES // ledger.chunk_size), 64)
+        fresh = whole_groups(now, ledger.count, group) & ~self._written_back
+        self._written_back |= fresh
+        scratch = ChunkLedger(ledger.size, ledger.chunk_size)
+        scratch.load(fresh.to_bytes(-(-ledger.count // 8), "little"), bytes(8 * ledger.count))
         for start, stop in scratch.present():
             try:
                 start_writeback(self._fd, start, stop - start)
@@ -513,7 +522,7 @@ class PartFile:
     def _drop_progress(self) -> None:
         self._mapping = None
         self.ledger = None
-        self._written_back = b""
+        self._written_back = self._paced_bytes = 0
         self._remove_checkpoint()
 
     def _remove_checkpoint(self) -> None:
@@ -565,6 +574,20 @@ def _let_go() -> None:
         fd, part._fd = part._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def whole_groups(bits: int, count: int, group: int) -> int:
+    """Returns those set bits, of `count`, that lie in a group of `group` bits which is set as a whole; the
+    last group may be short.
+    """
+    width = -(-count // group) * group
+    bits |= (1 << width) - (1 << count)
+    whole = bits
+    for step in range(1, group):
+        whole &= bits >> step
+    full = (1 << group) - 1
+    firsts = ((1 << width) - 1) // full
+    return (whole & firsts) * full & (1 << count) - 1
 
 
 _open: weakref.WeakSet[PartFile] = weakref.WeakSet()

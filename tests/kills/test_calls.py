@@ -28,7 +28,6 @@ KINDS = [
     ("madvise", ""),
     ("pwrite64", "part"),
     ("pwrite64", "checkpoint"),
-    ("sync_file_range", "part"),
     ("fdatasync", "part"),
     ("fdatasync", "checkpoint"),
     ("utimensat", "part"),

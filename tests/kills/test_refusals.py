@@ -3,7 +3,6 @@ says, what it keeps, and that it goes on afterwards.
 
 An error of these calls is taken without a word, on purpose:
 
-sync_file_range         the sync that comes later tells
 fsetxattr, fremovexattr the record of an ETag, and the mark of a small part file: without the one, size and
                         time still tell; without the other, what a crash left is moved aside
 utimensat, with EPERM   of a part file that belongs to someone else: its time stays what it is
@@ -44,7 +43,6 @@ ERRORS = {
     ("madvise", ""): ("ENOMEM",),
     ("pwrite64", "part"): (*FULL, "EIO", "EFBIG"),
     ("pwrite64", "checkpoint"): (*FULL, "EIO", "EFBIG"),
-    ("sync_file_range", "part"): ("ENOSPC", "EIO"),
     ("fdatasync", "part"): (*FULL, "EIO"),
     ("fdatasync", "checkpoint"): (*FULL, "EIO"),
     ("utimensat", "part"): ("EIO", "EROFS", "EPERM"),
@@ -57,7 +55,6 @@ ERRORS = {
     ("fsync", "dir"): (*FULL, "EIO"),
 }
 TAKEN = {
-    *(("sync_file_range", "part", name) for name in ERRORS["sync_file_range", "part"]),
     *(("fsetxattr", "part", name) for name in ERRORS["fsetxattr", "part"]),
     *(("fremovexattr", "part", name) for name in ERRORS["fremovexattr", "part"]),
     ("utimensat", "part", "EPERM"),

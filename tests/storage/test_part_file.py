@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastxfer._native.checksum import crc64nvme
-from fastxfer._native.writer import Writer, prefers_mapping
+from fastxfer._native.writer import Writer, prefers_mapping, start_writeback
 from fastxfer.errors import (
     CheckpointError,
     DiskFullError,
@@ -767,12 +769,80 @@ def test_what_was_there_since_before_the_boot_survives_a_failed_sync(
     part.close()
 
 
-def test_writeback_is_paced_without_harm(target: Target, sink: str) -> None:
+# ---- write-back ----
+
+
+@given(st.data())
+def test_whole_groups_are_found(data: st.DataObject) -> None:
+    count, group = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 9))
+    bits = data.draw(st.integers(0, 2**count - 1))
+    whole = {
+        chunk
+        for first in range(0, count, group)
+        for members in [range(first, min(first + group, count))]
+        if all(bits >> member & 1 for member in members)
+        for chunk in members
+    }
+    assert module.whole_groups(bits, count, group) == sum(1 << chunk for chunk in whole)
+
+
+def test_writeback_starts_once_for_what_is_finished_in_whole_pages(
+    target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE_BYTES", 4 * CHUNK)
+    monkeypatch.setattr(module, "HUGE_PAGE_BYTES", 2 * CHUNK)
+    started: list[tuple[int, int]] = []
+
+    def start(fd: int, begin: int, length: int) -> None:
+        start_writeback(fd, begin, length)
+        started.append((begin // CHUNK, (begin + length) // CHUNK))
+
+    monkeypatch.setattr(module, "start_writeback", start)
     part = allocated(target, sink)
     part.pace_writeback()
+    fill(part, 0, 3 * CHUNK)
+    part.pace_writeback()
+    assert started == []  # too little
+    fill(part, 3 * CHUNK, 5 * CHUNK)
+    part.pace_writeback()
+    assert started == [(0, 4)]  # the fifth chunk's page has room for the sixth
+    fill(part, 7 * CHUNK, 12 * CHUNK)
+    part.pace_writeback()
+    assert started == [(0, 4), (8, 12)]
+    part.sync()
+    part.close()
+    part, left = reopened(target)
+    part.adopt(left, IDENTITY, sink=sink)
+    fill(part, 5 * CHUNK, 7 * CHUNK)
+    fill(part, 12 * CHUNK, SIZE)
+    part.pace_writeback()
+    assert started[2:] == [(5, 7), (12, SIZE // CHUNK)]  # not again what was there
+    part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    assert target.final.read_bytes() == DATA
+
+
+def test_a_writeback_that_is_refused_is_left_to_the_sync(
+    target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE_BYTES", 1)
+    monkeypatch.setattr(module, "HUGE_PAGE_BYTES", CHUNK)
+    part = allocated(target, sink)
     fill(part, 0, 490_000)
-    part.pace_writeback()
-    part.pace_writeback()
+    tried = []
+
+    def refused(*arguments: object) -> None:
+        tried.append(arguments)
+        failing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "start_writeback", refused)
+        part.pace_writeback()
+    assert len(tried) == 1
+    part.sync()
+    part.close()
+    part, left = reopened(target)
+    assert left.on_disk == left.ledger.bits()
+    assert left.ledger.present() == [(0, 490_000)]
     part.close()
 
 
