@@ -653,7 +653,7 @@ class Download:
         """Disk, periodic."""
         try:
             self._keeping.save_if_due(self._marks())
-        except FastxferError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the disk's thread is to go on
             failure = error
             self._on_engine(lambda: _throw(failure))
 

@@ -24,7 +24,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from fastxfer._native.bitmap import ChunkLedger
@@ -248,8 +249,12 @@ class Owner:
             return
         for ending in WORKING:
             usual, mine = self.target.name + ending, self.record.base + ending
-            if usual != mine and self._directory.look(usual) is not None and not self._directory.has(mine):
+            if usual == mine or self._directory.look(usual) is None or self._directory.has(mine):
+                continue
+            try:
                 _rename(self._directory, usual, mine)
+            except FileNotFoundError:
+                pass  # network file systems know names for a while that are no more
 
     # ---- being it ----
 
@@ -443,6 +448,21 @@ def _copy(old: int, new: int, start: int, stop: int) -> None:
         start += copied
 
 
+@contextmanager
+def unless_taken_over(owner: Owner | None, what: str) -> Iterator[None]:
+    """Has what fails in it fail with TargetBusyError where somebody else has taken the target over: its files
+    may be gone in the midst of anything. Otherwise a StorageError it stays, or becomes, of doing `what`.
+    """
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        if owner is not None:
+            owner.check()
+        if isinstance(error, OSError) and not isinstance(error, FastxferError):
+            raise storage_error(what, error) from error
+        raise
+
+
 def current(target: Target) -> Target:
     """Returns the target with the names that its working files have now, for who only reads them. Raises
     StorageError.
@@ -480,24 +500,34 @@ def open_part(
         while True:
             if claimed is None and (record_needed(kind, lock) or target.directory.has(target.lock_name)):
                 claimed = Owner.claim(target, give_up)
-            at = claimed.target if claimed is not None else target
-            fd = target.directory.open_file(at.part_name, os.O_RDWR | os.O_CREAT)
-            try:
-                lock = HELD if claimed is not None else lock_of(fd, target)
-                if lock == HELD and target.directory.holds(at.part_name, fd):
-                    if os.fstat(fd).st_nlink <= 1:
-                        return fd, claimed
-                    _end_publication(at, fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)  # the one who held the lock has just published or removed it
+            with unless_taken_over(claimed, f"write {target.part}"):
+                fd, lock = _open_alone(target if claimed is None else claimed.target, claimed is not None)
+            if fd >= 0:
+                return fd, claimed
     except BaseException as error:
         if claimed is not None and owner is None:
             claimed.release()
         if isinstance(error, OSError):
             raise storage_error(f"write {target.part}", error) from error
         raise
+
+
+def _open_alone(target: Target, owned: bool) -> tuple[int, str]:
+    """Returns the descriptor of a part file that nobody else writes and what came of asking for its lock; -1
+    when that is to be tried again. Raises OSError, TargetBusyError and StorageError.
+    """
+    fd = target.directory.open_file(target.part_name, os.O_RDWR | os.O_CREAT)
+    try:
+        lock = HELD if owned else lock_of(fd, target)
+        if lock == HELD and target.directory.holds(target.part_name, fd):
+            if os.fstat(fd).st_nlink <= 1:
+                return fd, lock
+            _end_publication(target, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)  # the one who held the lock has just published or removed it
+    return -1, lock
 
 
 def open_to_read(target: Target) -> tuple[int, Target]:

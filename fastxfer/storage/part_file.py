@@ -13,12 +13,14 @@ renames and removes the checkpoint. `close` leaves everything where it is.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, reserve, start_writeback
@@ -27,7 +29,7 @@ from fastxfer.names import PART
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
 from fastxfer.storage.left import Left, verify
-from fastxfer.storage.owner import Owner, open_part
+from fastxfer.storage.owner import Owner, open_part, unless_taken_over
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
 
@@ -45,6 +47,8 @@ PACE_BYTES = 64 * 1024**2
 HUGE_PAGE_BYTES = 2 * 1024**2
 
 Partials = tuple[tuple[int, int], ...]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,19 @@ class Source:
     def of(cls, url: str, safe_url: str) -> Source:
         """Returns the source of a URL (without user info) whose presentable form is `safe_url`."""
         return cls(safe_url, hashlib.sha256(url.encode()).hexdigest())
+
+
+def _as_owner(method: Callable[Concatenate[PartFile, P], T]) -> Callable[Concatenate[PartFile, P], T]:
+    """Has a method fail with TargetBusyError where somebody else has taken the target over."""
+
+    @functools.wraps(method)
+    def checked(part: PartFile, /, *args: P.args, **options: P.kwargs) -> T:
+        if part._owner is not None:
+            part._owner.check()
+        with unless_taken_over(part._owner, f"use {part.target.part}"):
+            return method(part, *args, **options)
+
+    return checked
 
 
 class PartFile:
@@ -104,6 +121,7 @@ class PartFile:
         part.note = "" if owner is None else owner.note
         return part
 
+    @_as_owner
     def read_left(self) -> Left | None:
         """Returns what an earlier run left of this target, or None when it left nothing.
 
@@ -180,6 +198,7 @@ class PartFile:
 
     # ---- space ----
 
+    @_as_owner
     def adopt(self, left: Left, identity: Identity, *, sink: str) -> None:
         """Goes on with what was left. Raises StorageError, DiskFullError."""
         self.identity = identity
@@ -206,6 +225,7 @@ class PartFile:
         snapshot = self._snapshot(partials, False, self._durable)
         return CheckpointFile.create(directory, name, snapshot, durable=durable)
 
+    @_as_owner
     def allocate(
         self, identity: Identity, chunk_size: int, *, sink: str, small: bool = False, durable: bool = True
     ) -> None:
@@ -240,7 +260,6 @@ class PartFile:
         """Drops what is in the file, before the checkpoint that speaks of it: a crash between leaves nothing
         that has to be moved aside. What somebody else left goes too.
         """
-        self._check_owner()
         self._mapping = None
         try:
             if os.fstat(self._fd).st_size:
@@ -361,13 +380,13 @@ class PartFile:
             crc64=self.expected_crc64,
         )
 
+    @_as_owner
     def claim(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Writes what is in place to the checkpoint, without a sync: safe against a kill. Raises
-        StorageError, and TargetBusyError when somebody else has taken the target over; so do the others.
+        StorageError.
         """
         if self._checkpoint is None or self.ledger is None or self._broken:
             return
-        self._check_owner()
         snapshot = self._snapshot(partials, paused, self._durable)
         self.check(self.ledger.size)
         self._write_claim(snapshot)
@@ -379,10 +398,7 @@ class PartFile:
         self._durable = snapshot.durable
         self._on_disk = _both(self._on_disk, snapshot.claimed)
 
-    def _check_owner(self) -> None:
-        if self._owner is not None:
-            self._owner.check()
-
+    @_as_owner
     def sync(self, partials: Partials = (), *, paused: bool = False) -> None:
         """Makes what is in place durable, then says so in the checkpoint: safe against a power cut.
 
@@ -391,7 +407,6 @@ class PartFile:
         """
         if self._checkpoint is None or self.ledger is None or self._broken:
             return
-        self._check_owner()
         snapshot = self._snapshot(partials, paused, b"")
         try:
             self._synced(os.fdatasync)
@@ -457,6 +472,7 @@ class PartFile:
         whole = whole_ledger(self.source, ledger, identity, crc64)
         return replace(whole, inode=self._stat.st_ino, device=self._stat.st_dev)
 
+    @_as_owner
     def publish(
         self,
         *,
@@ -474,7 +490,6 @@ class PartFile:
         StorageError, also when somebody else has cut the part file; it and its checkpoint stay then.
         """
         self._mapping = None
-        self._check_owner()
         self.check(size)
         publish(
             self._fd,
@@ -489,6 +504,7 @@ class PartFile:
         self._remove_checkpoint()
         self.close()
 
+    @_as_owner
     def discard(self, *, durable: bool = True) -> None:
         """Removes the part file and its checkpoint; with `durable` a power cut on the way leaves no bytes
         that no checkpoint speaks of.
@@ -508,12 +524,12 @@ class PartFile:
         if self._fd < 0:
             return
         speaks = self._checkpoint is not None or self.target.directory.has(self.target.checkpoint_name)
-        if speaks and not os.fstat(self._fd).st_size:
-            try:
+        try:
+            if speaks and not os.fstat(self._fd).st_size:
                 self.target.directory.sync()  # where the bytes went, if they were published, comes first
-            except OSError:
-                return
-            self._remove_checkpoint()
+                self._remove_checkpoint()
+        except OSError:
+            return
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
         if nothing and not self.target.directory.has(self.target.checkpoint_name):
             for name in reversed(self.target.working_names):

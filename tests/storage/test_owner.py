@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import fastxfer
+from fastxfer import safekeeping
 from fastxfer._native.writer import file_system
 from fastxfer.cli.status import read_status
 from fastxfer.errors import CheckpointError, InterruptedTransferError, StorageError, TargetBusyError
@@ -402,6 +403,46 @@ def test_two_owners_never_share_a_byte(target: Target, remote: None) -> None:
 
 def publish(part: PartFile) -> None:
     part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+
+
+def forgets(part: PartFile, size: int) -> None:
+    """What a FUSE file system answers for a file that another machine has removed."""
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def test_files_that_go_in_the_midst_of_a_claim_are_told_as_taken_over(
+    target: Target, remote: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = stopped(target)
+    looks = iter([None, TargetBusyError("taken over")])
+
+    def check() -> None:
+        error = next(looks)
+        if error is not None:
+            raise error
+
+    assert part._owner is not None
+    monkeypatch.setattr(part._owner, "check", check)
+    monkeypatch.setattr(PartFile, "check", forgets)
+    with pytest.raises(TargetBusyError, match="taken over"):
+        part.claim()
+    part.close()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"), [(forgets, StorageError), (lambda *_: 1 // 0, fastxfer.FastxferError)]
+)
+def test_a_claim_that_fails_in_whatever_way_ends_the_transfer(
+    target: Target, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., None], expected: type[Exception]
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(safekeeping, "SMALL_BYTES", 0)
+    monkeypatch.setattr(PartFile, "check", mistake)
+    with object_server(lambda request: Fault(stall_at=SIZE // 2, until=gate)) as server:
+        transfer = fastxfer.start(server.url(), target.final, 1, chunk_size=CHUNK)
+        with pytest.raises(expected):
+            transfer.wait(60)
+        gate.set()
 
 
 def test_a_publication_that_was_under_way_is_of_its_own_bytes_or_none(
