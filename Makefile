@@ -17,10 +17,10 @@ test: .venv/.ready-test
 	$(BIN)/python -m pytest
 
 # The tests with objects of 2 GiB, 2,000 kills at random moments and one at each system call, and hundreds of thousands of
-# power cuts; over an hour.
+# power cuts; over an hour. It prints what the kills cost.
 soak: .venv/.ready-test
 	.ci/install-packages test
-	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/kills tests/crash
+	FASTXFER_SOAK=1 $(BIN)/python -m pytest -rP tests/test_fetch.py tests/kills tests/crash
 
 # The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends
 # the tests. The interpreter leaks by design: guard_check.c, a program of its own, is what leaks are looked for in.
