@@ -231,7 +231,8 @@ class Checker:
         ):
             patches.setattr(part_file, "boot_id", lambda: "another boot")
             try:
-                result = fastxfer.start(server.url(), self.directory / NAME, 2).wait(DEADLINE_S)
+                transfer = fastxfer.start(server.url(), self.directory / NAME, 2, unpause=True)
+                result = transfer.wait(DEADLINE_S)
             except FastxferError as error:
                 yield f"a fetch fails: {error}"
                 return
