@@ -17,10 +17,10 @@ test: .venv/.ready-test
 	$(BIN)/python -m pytest
 
 # The tests with objects of 2 GiB, 2,000 kills at random moments and one at each system call, hundreds of thousands of
-# power cuts, and hundreds of take-overs; over two hours.
+# power cuts, and hundreds of take-overs; over two hours. It prints what the kills cost.
 soak: .venv/.ready-test
 	.ci/install-packages test
-	FASTXFER_SOAK=1 $(BIN)/python -m pytest tests/test_fetch.py tests/kills tests/crash \
+	FASTXFER_SOAK=1 $(BIN)/python -m pytest -rP tests/test_fetch.py tests/kills tests/crash \
 		tests/storage/test_owner.py tests/faults/test_two_writers.py
 
 # The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends

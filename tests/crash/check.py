@@ -253,7 +253,8 @@ class Checker:
         ):
             self._after(patches, False)
             try:
-                result = fastxfer.start(server.url(), self.directory / NAME, 2).wait(DEADLINE_S)
+                transfer = fastxfer.start(server.url(), self.directory / NAME, 2, unpause=True)
+                result = transfer.wait(DEADLINE_S)
             except FastxferError as error:
                 yield f"a fetch fails: {error}"
                 return
