@@ -214,7 +214,7 @@ class Checker:
         ):
             self._after(patches, False)
             try:
-                result = fastxfer.start(server.url(), self.directory / NAME, 2).wait(DEADLINE_S)
+                result = fastxfer.start(server.url(), self.directory / NAME, 2, unpause=True).wait(DEADLINE_S)
             except FastxferError as error:
                 yield f"a fetch fails: {error}"
                 return
