@@ -48,7 +48,11 @@ TEETH: dict[str, tuple[str, Mode, str]] = {
     "publish > publish > rename: names": ("may_not_replace", "strict", "were durable and are lost"),
     "sync > _sync_names: names": ("killed at 6 none", "strict", "were durable and are lost"),
     "write > _make_sure: checkpoint": ("killed at 6 periodic", "strict", "were durable and are lost"),
-    "open_part > _end_publication: names": ("killed at link periodic", "strict", "were durable and are lost"),
+    "_end_publication: names": (
+        "killed at link periodic",
+        "strict",
+        "were durable and are lost",
+    ),
     "_write: record": ("shared to_the_end", "ordered", "were durable and are lost"),
     "claim > _gather: names": ("shared killed at link periodic", "strict", "were durable and are lost"),
     "publish > stage > _write: ledger": ("keeps_its_ledger", "ordered", "the kept ledger cannot be read"),

@@ -275,7 +275,10 @@ def test_whatever_two_machines_do_the_file_is_one_version(tmp_path: Path, seed: 
             one_round(here, machines, chance)
             last = chance.choice(machines).fetch(here.server.url(), "--exists", "replace")
             assert last.wait() == 0, last.said
-            assert here.versions[here.arrived() or 0] == here.handler.content.data
+            arrived = here.arrived()
+            assert arrived is not None
+            if last.said["requests"]:  # what was left whole gets its name, and the server is not asked again
+                assert here.versions[arrived] == here.handler.content.data
             litter = [name for name in here.names() if name != "out" and not name.startswith(".fastxfer-")]
             assert not litter
             here.out.unlink()
