@@ -29,6 +29,7 @@ from fastxfer.names import PART
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
 from fastxfer.storage.left import Left, verify
+from fastxfer.storage.locks import release_lock
 from fastxfer.storage.owner import Owner, open_part, unless_taken_over
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
@@ -559,6 +560,7 @@ class PartFile:
             self._checkpoint = None
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            release_lock(fd)
             os.close(fd)
         if self._owner is not None:
             self._owner.release()

@@ -21,6 +21,7 @@ import fastxfer
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.plan.grid import prefix_bytes
 from fastxfer.storage.left import stored_checkpoint
+from fastxfer.storage.owner import current
 from tests.cli.command import claimed
 from tests.faults.machine import mounted
 from tests.kills import AT_ONCE, SOAK
@@ -76,7 +77,8 @@ class Child:
 def holds(out: Path, content: bytes) -> tuple[int, int]:
     """Returns how many whole chunks, and how many bytes, the checkpoint claims; each of these is right."""
     with opened(out) as target:
-        stored = stored_checkpoint(target)
+        now = current(target)
+        stored = stored_checkpoint(now)
     if stored is None or stored.identity.size is None:
         return 0, 0
     ledger = ChunkLedger(stored.identity.size, stored.chunk_size)
@@ -84,7 +86,7 @@ def holds(out: Path, content: bytes) -> tuple[int, int]:
     # A chunk that was finished while the checkpoint was made may be there in both ways.
     begun = [pos for pos, _ in stored.partials if pos // stored.chunk_size not in ledger]
     parts = [(pos - pos % stored.chunk_size, pos) for pos in begun]
-    with out.with_name("out.part").open("rb") as part:
+    with (out.parent / now.part_name).open("rb") as part:
         for start, stop in (*ledger.present(), *parts):
             wrong = os.pread(part.fileno(), stop - start, start) != content[start:stop]
             assert not wrong, f"{start}-{stop} is claimed, and not there"
@@ -112,7 +114,8 @@ def kill_once(url: str, content: bytes, directory: Path, number: int, sink: str)
         assert out.read_bytes() == content
     left = claimed(out)
     assert finished or left >= max(child.claims, default=0), "a claim is never taken back"
-    there = right_bytes(out.with_name("out.part"), content)
+    with opened(out) as target:
+        there = right_bytes(out.parent / current(target).part_name, content)
     chunks, kept = holds(out, content) if not finished else (0, 0)
     result = fastxfer.fetch(url, out, CONNECTIONS, sink=sink, durability=durability)
     assert out.read_bytes() == content
