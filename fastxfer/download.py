@@ -224,7 +224,7 @@ class Download:
         """Begins where the last run stopped, or at the beginning."""
         self._mode = "probing"
         left = self._keeping.left
-        if left is not None and left.ledger.complete:
+        if left is not None and left.ledger.complete and self.options.checksum:
             identity = self._subject.identity = left.checkpoint.identity
             self._mode = "opening"
             self._on_disk(lambda: self._open_storage(identity), self._already_complete)
@@ -235,7 +235,8 @@ class Download:
     def _begin_event(self) -> plan.Event:
         left = self._keeping.left
         if left is not None:
-            return plan.Begin(self._keeping.missing(), left.ledger.chunk_size)
+            # With nothing missing a byte is asked for all the same: is the object still that one?
+            return plan.Begin(self._keeping.missing() or [(0, 1)], left.ledger.chunk_size)
         return plan.Begin([(0, 1)] if self._keeping.candidate else None)
 
     def _already_complete(self, how: bool | Exception) -> None:
@@ -404,6 +405,11 @@ class Download:
             self._settle(self._nothing_to_do(Found(verdict.identity)))
             return
         self._subject.identity = verdict.identity
+        if keeping.ledger is not None and keeping.ledger.complete:
+            self._mode = "ranged"
+            self._engine.abort(lane.exchange)
+            self._settle()
+            return
         self.source = replace(self.source, redirects=0)
         for each in self._lanes:
             keeping.attach(each.exchange.writer)

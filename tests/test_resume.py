@@ -430,6 +430,39 @@ def test_progress_of_a_changed_object_is_dropped(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == new
 
 
+def test_a_part_file_in_which_nothing_is_missing_is_of_the_object_as_it_is_now(tmp_path: Path) -> None:
+    """Such a one is left when its checksum was wrong. The target, if it is that object already, stays."""
+    old, new = make_bytes(2 * MIB, 1), make_bytes(2 * MIB, 2)
+    handler = RangeHandler(old)
+    out = tmp_path / "out"
+    with RawServer(handler) as server:
+
+        def leave_all(content: bytes | None) -> None:
+            with pytest.raises(fastxfer.ChecksumError):
+                fastxfer.fetch(server.url(), out, 1, exists="replace", checksum="crc64nvme:" + "0" * 16)
+            assert stored_checkpoint(resolve_target(server.url(), out)) is not None
+            assert (out.read_bytes() if out.exists() else None) == content
+
+        leave_all(None)
+        result = fastxfer.fetch(server.url(), out, 1)
+        assert (result.resumed, result.transferred) == (2 * MIB, 0)
+        leave_all(old)
+        assert fastxfer.fetch(server.url(), out, 1).skipped
+        assert out.read_bytes() == old
+        handler.replace(new)
+        with pytest.raises(fastxfer.RemoteChangedError):
+            fastxfer.fetch(server.url(), out, 1, on_change="fail")
+        assert out.read_bytes() == old
+        result = fastxfer.fetch(server.url(), out, 1)
+        assert (result.resumed, result.restarts) == (0, 1)
+        assert out.read_bytes() == new
+        leave_all(new)
+        handler.faults = lambda _: Fault(status=404)
+        with pytest.raises(fastxfer.NotFoundError):
+            fastxfer.fetch(server.url(), out, 1)
+        assert out.read_bytes() == new
+
+
 def test_without_a_validator_only_a_checksum_allows_to_go_on(
     nginx: Nginx, thing: TestObject, tmp_path: Path
 ) -> None:
