@@ -122,6 +122,7 @@ def start(
     out: Path | None = None,
     connections: int = 16,
     *,
+    mirrors: Iterable[str] = (),
     refresh: Refresh | None = None,
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
@@ -176,6 +177,9 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             url: http:// or https://; user info in it is used for HTTP Basic and never shown.
             out: a file, a directory, or None for the URL's file name in the current directory.
             connections: requests at once, 1 to 1024.
+            mirrors: other URLs of the same object. Each is held against the first that answers, before a byte
+                of it is written: one that has another object is not used, and named in the result's notes.
+                Credentials and header fields go to the first URL's origin only.
             refresh: called without arguments, on a thread of its own, when the server refuses the URL (401,
                 403), and 30 s before the expiry that a presigned one states; returns a new URL of the same
                 object, with which all requests go on. A string is a shell command that prints it.

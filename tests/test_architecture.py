@@ -29,6 +29,8 @@ ROOM_OF = {
     "fastxfer.verification": "drivers",
     "fastxfer.refreshing": "drivers",
     "fastxfer.subject": "drivers",
+    "fastxfer.mirrors": "drivers",
+    "fastxfer.sampling": "drivers",
     "fastxfer.probing": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
