@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fastxfer.description import Description
 from fastxfer.engine.loop import Timer, before_exit, shared_engine
 from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import (
@@ -82,10 +83,18 @@ class Download:
     called from any.
     """
 
-    def __init__(self, url: str, out: str | os.PathLike[str] | None, options: TransferOptions) -> None:
+    def __init__(
+        self,
+        url: str | HttpSource,
+        out: str | os.PathLike[str] | None,
+        options: TransferOptions,
+        description: Description | None = None,
+    ) -> None:
         self.options = options
-        self._subject = Subject(options)
-        self._mirrors = Mirrors(url, options, self._subject, self)
+        self._subject = Subject(options, description.size if description is not None else None)
+        first = url if isinstance(url, HttpSource) else HttpSource.of(url, options)
+        pieces = description is not None and description.pieces is not None
+        self._mirrors = Mirrors(first, options, self._subject, self, pieces)
         self.original = self._mirrors.lead.original
         self.target: Target = resolve_target(self.original.url, out)
         self.over = threading.Event()
@@ -97,7 +106,9 @@ class Download:
         self._engine = shared_engine()
         self._disk: DiskThread | None = None
         known = self._mirrors.hashes if self._mirrors.several else frozenset[str]()
-        self._keeping = Safekeeping(self.target, self.original, options, known)
+        self._keeping = Safekeeping(self.target, self.original, options, known, description)
+        self.address = ""
+        """The IP address that gave the first accepted answer."""
         self._lanes = Lanes(options)
         self._scheduler = self._new_scheduler()
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
@@ -399,6 +410,7 @@ class Download:
             self._settle(self._nothing_to_do(Found(verdict.identity)))
             return
         self._follow(lane.mirror, verdict.identity)
+        self.address = lane.exchange.head.address if lane.exchange.head is not None else ""
         for each in self._lanes:
             keeping.attach(each.exchange.writer)
         self._start_saving()
@@ -602,7 +614,9 @@ class Download:
             return
         lane.parked = False
         mirror = lane.mirror
-        if isinstance(found, str):
+        if isinstance(found, str) and self._mirrors.dissents_with_left(mirror, found):
+            self._route(lane)
+        elif isinstance(found, str):
             self._changed(f"{mirror.display}: {found}")
         elif found is None or not self._mirrors.several:
             mirror.foreign = False  # of a single URL its answer says the rest
@@ -625,6 +639,8 @@ class Download:
 
     def _may_do_without(self, mirror: Mirror) -> bool:
         """Returns whether a mirror whose object changed is left, rather than the object given up."""
+        if self._subject.unanswered:
+            return True  # it contradicts the document that it was named in
         return self._mirrors.several and (mirror is not self._mirrors.lead or mirror.index > 0)
 
     def _goes_elsewhere(self, lane: Lane, pos: int, failure: FastxferError) -> bool:

@@ -68,8 +68,9 @@ class Host(Protocol):
 class Mirrors:
     """See the module. Raises OptionError for a URL that cannot be one."""
 
-    def __init__(self, url: str, options: TransferOptions, subject: Subject, host: Host) -> None:
-        first = HttpSource.of(url, options)
+    def __init__(
+        self, first: HttpSource, options: TransferOptions, subject: Subject, host: Host, pieces: bool = False
+    ) -> None:
         sources = {first.url: first}
         for each in options.mirrors:
             source = first.mirror(each)
@@ -98,6 +99,8 @@ class Mirrors:
         self._dissenters: list[int] = []
         self._suspicions: list[frozenset[int]] | None = None
         self._suspects: frozenset[int] = frozenset()
+        self._repairs = 2 * len(self.all) + 1 if pieces else 0  # how often wrong pieces are fetched again
+        self._decidable = pieces or bool(options.checksum)  # who is right, at the end
         self._before: tuple[dict[int, int], dict[int, list[Span]]] = ({}, {})
 
     # ---- which one is asked ----
@@ -339,13 +342,25 @@ class Mirrors:
         """Bans a mirror that has another object; the first URL's word counts more than that of another."""
         self._dissenters.append(mirror.index)
         self._errors[mirror.index] = RemoteChangedError(reason)
-        if mirror.index == 0 and not self._options.checksum:
+        if mirror.index == 0 and not self._decidable:
             lead = self.lead
             self._dissenters[-1] = lead.index
             self.ban(lead, f"it has another object than {mirror.display}")
             self._host.begin_again_without(f"{mirror.display} answered, and has another object")
             return
         self.ban(mirror, reason)
+
+    def dissents_with_left(self, mirror: Mirror, reason: str) -> bool:
+        """Notes that a mirror has another object than an earlier run left; returns whether another one may
+        have that, and be right: where a checksum is to tell at the end, and one is left to ask.
+        """
+        if not self._decidable or len(self.unproven) < 2:
+            for index in self._dissenters:
+                self._shares.pardon(index)
+            self._dissenters.clear()
+            return False
+        self._dissents(mirror, reason)
+        return True
 
     def hold_against(
         self, mirror: Mirror, spans: list[Span], then: Callable[[str | FastxferError | None], object]
@@ -394,6 +409,8 @@ class Mirrors:
 
     def can_mend(self, size: int) -> bool:
         """Returns whether there is another way to put the object together."""
+        if self._repairs and any(self._proven(each.index) for each in self.all):
+            return True
         return self.several and bool(self._doubts(size) or self._other_leads())
 
     def _doubts(self, size: int) -> list[frozenset[int]]:
@@ -406,7 +423,7 @@ class Mirrors:
         return self._shares.is_admitted(index) or index in self._suspects
 
     def _other_leads(self) -> list[int]:
-        return self._dissenters if self._options.checksum else []
+        return self._dissenters if self._decidable else []
 
     def doubt(self, size: int, wrong: list[Span]) -> list[Span] | None:
         """Returns the ranges to fetch again, from others than those that are doubted now; None when another
@@ -415,6 +432,13 @@ class Mirrors:
         for index in self._suspects:
             if index != EARLIER:
                 self._shares.pardon(index)
+        alone = sum(self._shares.is_admitted(each.index) for each in self.all) < 2
+        if wrong and not (alone and self._other_leads()):
+            self._repairs -= 1
+            self._suspects = self._givers(wrong, size)
+            self._ban_suspects()
+            return wrong
+        self._repairs = 0
         doubts = self._doubts(size)
         if not doubts:
             trusted = self._dissenters.pop(0)
@@ -426,10 +450,24 @@ class Mirrors:
             self._suspicions, self._suspects = None, frozenset()
             return None
         self._suspects = doubts.pop(0)
+        self._ban_suspects()
+        return [span for index in self._suspects for span in self.provenance.of(index, size)]
+
+    def _ban_suspects(self) -> None:
         for index in self._suspects:
             if index != EARLIER:
                 self._shares.ban(index, "what it sent is in doubt")
-        return [span for index in self._suspects for span in self.provenance.of(index, size)]
+
+    def _givers(self, wrong: list[Span], size: int) -> frozenset[int]:
+        """Returns who gave wrong bytes; the one that gave most where all did, nobody where there is one."""
+        gave = {
+            index: sum(_touches(span, self.provenance.of(index, size)) for span in wrong)
+            for index in self.provenance.givers(wrong, size)
+        }
+        proven = {each.index for each in self.all if self._shares.is_admitted(each.index)}
+        if proven - set(gave):
+            return frozenset(gave)
+        return frozenset({max(gave, key=lambda index: gave[index])}) if len(proven) > 1 else frozenset()
 
     def fetched_again(self, before: dict[int, int], size: int) -> None:
         """Remembers the CRCs of the chunks that are fetched again now, and whose they were."""

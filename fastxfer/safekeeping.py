@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fastxfer import ledgers
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Writer
+from fastxfer.description import Description
 from fastxfer.errors import (
     ChecksumError,
     FastxferError,
@@ -29,7 +30,7 @@ from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
-from fastxfer.storage.digest import Follower, digest_fd
+from fastxfer.storage.digest import Follower, digest_fd, digest_span
 from fastxfer.storage.part_file import Left, PartFile, Partials, Source, stored_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
@@ -72,6 +73,7 @@ class Safekeeping:
         source: HttpSource,
         options: TransferOptions,
         mirrors: frozenset[str] = frozenset(),
+        description: Description | None = None,
     ) -> None:
         self.target = target
         self.options = options
@@ -86,6 +88,7 @@ class Safekeeping:
         self.stream = (0, 0)
         """Length and CRC-64/NVME of an object whose size was not known, once it is whole."""
         self._source = Source.of(source.url, source.display)
+        self._description = description or Description()
         self._mirrors = mirrors  # URLs, by their hashes, that are held against what was left
         self._part: PartFile | None = None
         self._follower: Follower | None = None
@@ -413,19 +416,27 @@ class Safekeeping:
         identity = replace(identity, size=size)
         wanted = self._wanted(part)
         checksums = self._digests(part, size, wanted)
-        for algorithm, expected in wanted.items():
-            if checksums[algorithm] == expected:
-                continue
+        wrong = [name for name, expected in wanted.items() if checksums[name] != expected]
+        pieces = self._description.piece_spans(size) if wrong or not wanted else []
+        bad = self._bad_pieces(part, pieces)
+        if wrong or bad:
+            what = f"the {wrong[0]}" if wrong else f"the digest of {len(bad)} pieces"
             if mend or (resumed and options.on_change != "fail"):
-                return Wrong(f"the {algorithm} of what was put together was wrong")
+                return Wrong(f"{what} of what was put together was wrong", [span for span, _ in bad])
             self.save(())
+            if wrong:
+                algorithm, expected, actual = wrong[0], wanted[wrong[0]], checksums[wrong[0]]
+            else:
+                assert self._description.pieces is not None
+                (span, actual), algorithm = bad[0], self._description.pieces.algorithm
+                expected = self._description.pieces.digests[pieces.index(span)]
             raise ChecksumError(
-                f"the {algorithm} of {url} is {checksums[algorithm]}, not {expected}: "
+                f"{what} of {url} is {actual}, not {expected}: "
                 "the server has other bytes, or they were changed on the way; "
                 "to fetch it again use resume=False (--resume false)",
                 algorithm=algorithm,
                 expected=expected,
-                actual=checksums[algorithm],
+                actual=actual,
                 kept=str(self.target.part),
             )
         modified = http_time(identity.last_modified)
@@ -440,7 +451,15 @@ class Safekeeping:
             ledger=ledgers.of_finished(part, identity, options, stream=self.stream, crc64=crc64),
         )
         self.close()
-        return Found(identity, checksums, "checksum" if options.checksum else "none")
+        return Found(identity, checksums, "checksum" if options.checksum or pieces else "none")
+
+    def _bad_pieces(self, part: PartFile, spans: list[ranges.Span]) -> list[tuple[ranges.Span, str]]:
+        """Returns those pieces of the object whose digests are wrong, with what they are."""
+        if self._description.pieces is None:
+            return []
+        algorithm, digests = self._description.pieces.algorithm, self._description.pieces.digests
+        found = [(span, digest_span(part.fd, self.target.part, algorithm, span)) for span in spans]
+        return [each for each, expected in zip(found, digests, strict=False) if each[1] != expected]
 
     def _wanted(self, part: PartFile) -> dict[str, str]:
         """Returns the digests that the object must have: the caller's, and what the checkpoint knew."""

@@ -43,8 +43,9 @@ class Subject:
     run left progress of.
     """
 
-    def __init__(self, options: TransferOptions) -> None:
+    def __init__(self, options: TransferOptions, size: int | None = None) -> None:
         self._options = options
+        self._described = Identity(size) if size is not None else None  # what a document says
         self.identity: Identity | None = None
         self.left: Identity | None = None
         self.etags_differ = False
@@ -54,8 +55,13 @@ class Subject:
     @property
     def size(self) -> int | None:
         """Its size in bytes, if known."""
-        known = self.identity if self.identity is not None else self.left
+        known = self.identity or self.left or self._described
         return known.size if known is not None else None
+
+    @property
+    def unanswered(self) -> bool:
+        """True while nothing but a document says what the object is."""
+        return self.identity is None and self.left is None
 
     def expected(self, mirror: Mirror) -> Identity | None:
         """Returns the identity that a mirror's answers must have, None before the first of all: what it told

@@ -31,6 +31,7 @@ ROOM_OF = {
     "fastxfer.subject": "drivers",
     "fastxfer.mirrors": "drivers",
     "fastxfer.sampling": "drivers",
+    "fastxfer.metalinks": "drivers",
     "fastxfer.probing": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
@@ -39,6 +40,8 @@ ROOM_OF = {
     "fastxfer.options": "pure",
     "fastxfer.errors": "pure",
     "fastxfer.names": "pure",
+    "fastxfer.inputs": "pure",
+    "fastxfer.description": "pure",
     "fastxfer.units": "pure",
     "fastxfer.results": "pure",
     "fastxfer.progress.snapshot": "pure",
@@ -74,6 +77,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "typing": None,
     "unicodedata": None,
     "urllib.parse": None,
+    "xml.parsers": ["expat"],
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals"}
 

@@ -108,12 +108,12 @@ class HttpSource:
         What the caller gave is for this source's origin: another one gets the user info of its own URL, and
         of the header fields those that tell nothing of the caller.
         """
-        same = HttpSource.of(url, self.options)
-        if same.home == self.home:
+        same = replace(HttpSource.of(url, self.options), public_only=self.public_only)
+        if same.home == self.home and self.client_cert:
             return same
         told = tuple(field for field in self.options.headers if field[0].lower() in _HARMLESS_HEADERS)
         other = HttpSource.of(url, replace(self.options, auth=None, headers=told))
-        return replace(other, options=self.options, client_cert=False)
+        return replace(other, options=self.options, client_cert=False, public_only=self.public_only)
 
     @property
     def display(self) -> str:
