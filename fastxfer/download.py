@@ -353,7 +353,7 @@ class Download:
             if self._keeping.ledger is not None:
                 self._keeping.ledger.reset()
             if lane.mirror is not self._mirrors.lead:
-                self._follow(lane.mirror, verdict.identity)
+                self._follow(lane.mirror, verdict.identity, ranged=False)
             self._start_writing(lane, verdict)
         else:
             raise RangeError(
@@ -409,7 +409,7 @@ class Download:
             self._engine.abort(lane.exchange)
             self._settle(self._nothing_to_do(Found(verdict.identity)))
             return
-        self._follow(lane.mirror, verdict.identity)
+        self._follow(lane.mirror, verdict.identity, ranged=isinstance(verdict, Partial))
         self.address = lane.exchange.head.address if lane.exchange.head is not None else ""
         for each in self._lanes:
             keeping.attach(each.exchange.writer)
@@ -631,11 +631,11 @@ class Download:
         self._mirrors.prefer(other)
         self._engine.abort(lane.exchange)
 
-    def _follow(self, mirror: Mirror, identity: Identity) -> None:
+    def _follow(self, mirror: Mirror, identity: Identity, *, ranged: bool) -> None:
         """Has a mirror, whose answer was accepted, say what the object is."""
         self._subject.identity = mirror.told = identity
         mirror.source = replace(mirror.source, redirects=0)
-        self._mirrors.leads(mirror)
+        self._mirrors.leads(mirror, ranged)
 
     def _may_do_without(self, mirror: Mirror) -> bool:
         """Returns whether a mirror whose object changed is left, rather than the object given up."""

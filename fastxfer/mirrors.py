@@ -46,6 +46,11 @@ LOOK_AGAIN_S = 0.5
 ITS_OWN_FAULT = (InterruptedTransferError, StorageError, OptionError)
 
 
+def places() -> list[float]:
+    """Returns where samples are taken, as fractions of what there is: a mirror cannot know beforehand."""
+    return [random.random() for _ in range(2 * SAMPLES)]
+
+
 class Host(Protocol):
     """The download, as its mirrors see it."""
 
@@ -201,9 +206,9 @@ class Mirrors:
 
     # ---- who leads ----
 
-    def leads(self, mirror: Mirror) -> None:
-        """Its answer was accepted as the first: it says what the object is."""
-        self.lead, self._open = mirror, True
+    def leads(self, mirror: Mirror, ranged: bool) -> None:
+        """Its answer was accepted as the first: it says what the object is. One stream is not mixed."""
+        self.lead, self._open, self._preferred = mirror, ranged, mirror.index
         mirror.foreign = False
         self._shares.admit(mirror.index)
 
@@ -259,7 +264,7 @@ class Mirrors:
         lead, size = self.lead, self._subject.size or 0
         ask_lead = lead.index in self._shares.usable(time.monotonic())
         within = [(0, size)] if ask_lead else self._host.in_place()
-        spans = sample_spans(within, [random.random() for _ in range(2 * SAMPLES)])
+        spans = sample_spans(within, places())
         if not spans:
             if self._shares.reason(lead.index) is not None:
                 self._host.begin_again_without(f"{lead.display} failed before a byte was in place")
@@ -368,7 +373,7 @@ class Mirrors:
         """Holds a mirror against what an earlier run left; `then` gets None when it has the same bytes, in
         words what differs, or the error.
         """
-        spans = sample_spans(spans, [random.random() for _ in range(2 * SAMPLES)])
+        spans = sample_spans(spans, places())
         self._round += 1
 
         def came(outcome: Samples | FastxferError) -> None:

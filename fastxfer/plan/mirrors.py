@@ -153,7 +153,7 @@ class Shares:
         weights = {index: rate or typical for index, rate in rates.items()}
         total = sum(weights.values())
         # One each, to know how fast it is.
-        least = min(1.0, self._connections / len(weights)) if weights else 0.0
+        least = min(1.0, self._connections / (2 * len(weights))) if weights else 0.0
         spread = self._connections - least * len(weights)
         return {index: least + spread * weight / total for index, weight in weights.items()}
 
@@ -206,9 +206,10 @@ def sample_spans(within: Sequence[Span], fractions: Iterable[float]) -> list[Spa
     total = length(list(within))
     if total <= SAMPLES * SAMPLE_BYTES:
         return [piece for span in within for piece in _cut(span)]
-    spans: list[Span] = []
-    for place in (total - SAMPLE_BYTES, *(int(each * total) for each in fractions)):
-        offset = place
+    start, stop = within[-1]
+    spans = [(max(start, stop - SAMPLE_BYTES), stop)]
+    for fraction in fractions:
+        offset = int(fraction * total)
         for start, stop in within:
             if offset < stop - start:
                 at = max(start, min(start + offset, stop - SAMPLE_BYTES))
