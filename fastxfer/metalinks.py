@@ -27,7 +27,7 @@ ENDINGS = (".meta4", ".metalink")
 _NOBODY = "http://nobody.invalid/"
 # What of a fetch's options is about the network and its pace, and so for the Metalink too.
 _OF_THE_OBJECT = (
-    "mirrors", "refresh", "checksum", "chunk_size", "resume", "exists", "on_change", "keep_ledger", "unpause"
+    "mirrors", "refresh", "checksum", "chunk_size", "resume", "exists", "on_change", "keep_ledger"
 )  # fmt: skip
 
 
