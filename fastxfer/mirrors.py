@@ -428,7 +428,11 @@ class Mirrors:
         return self._shares.is_admitted(index) or index in self._suspects
 
     def _other_leads(self) -> list[int]:
-        return self._dissenters if self._decidable else []
+        """Returns those that have another object, or have not been asked what they have."""
+        if not self._decidable:
+            return []
+        unasked = [each.index for each in self.unproven if each.index not in self._dissenters]
+        return [*self._dissenters, *unasked]
 
     def doubt(self, size: int, wrong: list[Span]) -> list[Span] | None:
         """Returns the ranges to fetch again, from others than those that are doubted now; None when another
@@ -446,10 +450,12 @@ class Mirrors:
         self._repairs = 0
         doubts = self._doubts(size)
         if not doubts:
-            trusted = self._dissenters.pop(0)
+            trusted = self._other_leads()[0]
+            self._dissenters = [index for index in self._dissenters if index != trusted]
             for each in self.all:
-                if each.index != trusted:
+                if self._shares.is_admitted(each.index):
                     self.ban(each, "the checksum does not hold for what it sent")
+            self._preferred = trusted
             self._shares.pardon(trusted)
             self._say(f"{self.all[trusted].display} leads now: the checksum is to decide who is right")
             self._suspicions, self._suspects = None, frozenset()

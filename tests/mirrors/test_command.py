@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tests.mirrors.group import DEADLINE_S, OBJECT, OTHER, SHA256, SIZE, Copy, Group
 
+UNHURRIED = ["--max-rate", "8M"]
+"""So that the transfer is not over before a mirror has been held against the first."""
+
 
 def command(group: Group, urls: list[str], *options: str) -> list[str]:
     return [sys.executable, "-m", "fastxfer", "fetch", *urls, "-o", str(group.out), "-x", "4", *options]
@@ -18,7 +21,11 @@ def command(group: Group, urls: list[str], *options: str) -> list[str]:
 def test_further_urls_are_mirrors_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(OTHER), Copy()) as group:
         run = subprocess.run(
-            command(group, group.urls), capture_output=True, text=True, timeout=DEADLINE_S, check=True
+            command(group, group.urls, *UNHURRIED),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=True,
         )
         assert group.out.read_bytes() == OBJECT
         assert f"{group.urls[1]} is not used any more: it has other bytes" in run.stdout + run.stderr

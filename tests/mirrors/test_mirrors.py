@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastxfer
 from fastxfer.errors import AuthError, ChecksumError, NetworkError, NotFoundError
-from tests.faults.scenarios import wait
+from tests.faults.scenarios import sha256_of, wait
 from tests.mirrors.group import DEADLINE_S, OBJECT, OTHER, SHA256, SIZE, Copy, Group, damaged
 from tests.servers.raw import Fault, Request, first
 
 GONE = Fault(status=404)
+UNHURRIED: dict[str, Any] = {"max_rate": "8M"}
+"""So that the transfer is not over before a mirror has been held against the first."""
 
 
 def always_gone(_request: Request) -> Fault:
@@ -50,7 +53,7 @@ def test_all_mirrors_serve_though_their_validators_differ(tmp_path: Path) -> Non
 
 def test_a_mirror_that_has_other_bytes_is_not_used_and_named(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(OTHER), Copy()) as group:
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.gave(result)[1] == 0
         assert group.named(result) == {1}
     assert "other bytes" in result.notes[0]
@@ -58,27 +61,27 @@ def test_a_mirror_that_has_other_bytes_is_not_used_and_named(tmp_path: Path) -> 
 
 def test_a_mirror_whose_object_has_another_size_is_not_used_and_named(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(OBJECT + b"more"), Copy(OBJECT[:-1])) as group:
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.gave(result) == [SIZE, 0, 0]
         assert group.named(result) == {1, 2}
 
 
 def test_a_mirror_that_sends_no_ranges_is_not_used_and_named(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(ranges=False)) as group:
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.gave(result) == [SIZE, 0]
         assert group.named(result) == {1}
 
 
 def test_an_error_page_with_200_is_not_the_object(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(b"<html>no such object</html>", etag=None, ranges=False)) as group:
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.named(result) == {1}
 
 
 def test_the_same_etag_proves_nothing(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(etag='"same"'), Copy(OTHER, etag='"same"')) as group:
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.named(result) == {1}
 
 
@@ -123,6 +126,16 @@ def test_with_a_checksum_the_dissenter_may_be_right(tmp_path: Path) -> None:
         assert group.gave(result)[1] == SIZE
         assert group.named(result) >= {0}
     assert result.restarts == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_with_a_checksum_mirrors_that_were_not_needed_yet_are_asked(tmp_path: Path, ranges: bool) -> None:
+    small, wrong = OBJECT[:100_000], OTHER[:100_000]
+    copies = Copy(wrong, ranges=ranges), Copy(wrong, ranges=ranges), Copy(small, ranges=ranges)
+    with Group(tmp_path, *copies) as group:
+        result = wait(group.start(checksum=sha256_of(small)), DEADLINE_S)
+        assert group.out.read_bytes() == small
+        assert group.named(result) >= {0, 1}
 
 
 def test_when_no_mirror_has_what_the_checksum_says_it_fails(tmp_path: Path) -> None:
@@ -272,7 +285,7 @@ def test_what_is_there_of_a_mirror_that_is_gone_goes_on(tmp_path: Path) -> None:
 def test_a_first_url_that_has_other_bytes_than_what_is_there_starts_again(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(OTHER)) as group:
         group.interrupted([1])
-        result = group.arrives()
+        result = group.arrives(**UNHURRIED)
         assert group.named(result) == {1}
     assert (result.resumed, result.restarts) == (0, 1)
 
