@@ -30,6 +30,9 @@ ROOM_OF = {
     "fastxfer.verification": "drivers",
     "fastxfer.refreshing": "drivers",
     "fastxfer.subject": "drivers",
+    "fastxfer.mirrors": "drivers",
+    "fastxfer.sampling": "drivers",
+    "fastxfer.metalinks": "drivers",
     "fastxfer.probing": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
@@ -38,6 +41,8 @@ ROOM_OF = {
     "fastxfer.options": "pure",
     "fastxfer.errors": "pure",
     "fastxfer.names": "pure",
+    "fastxfer.inputs": "pure",
+    "fastxfer.description": "pure",
     "fastxfer.units": "pure",
     "fastxfer.results": "pure",
     "fastxfer.progress.snapshot": "pure",
@@ -73,6 +78,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "typing": None,
     "unicodedata": None,
     "urllib.parse": None,
+    "xml.parsers": ["expat"],
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals"}
 

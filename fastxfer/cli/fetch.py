@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command. Raises FastxferError."""
     parser, targets, options = make_parser()
     given = parser.parse(arguments, "urls")
-    url = one_url(given.urls)
+    url, *mirrors = given.urls or [one_url(given.urls)]
     as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
     show_bar = (
         sys.stderr is not None
@@ -54,10 +54,13 @@ def run(arguments: Sequence[str]) -> int:
         and not quiet
         and (switch("progress", given.progress) or not as_json)
     )
+    chosen = values(options, given)
+    if mirrors:
+        chosen["mirrors"] = mirrors
     result = fetch(
         url,
         out_path(**values(targets, given)),
-        values(options, given),
+        chosen,
         as_json=as_json,
         bar=show_bar,
     )
@@ -72,11 +75,16 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     """Returns the parser, the options of the target and those of the transfer."""
     parser = Parser(
         "fetch",
-        "URL [-o OUT] [-d DIR] [OPTION...]",
+        "URL [MIRROR...] [-o OUT] [-d DIR] [OPTION...]",
         "Fetches an object over many connections into one file, and goes on where an earlier run stopped.",
         epilog=EPILOG,
     )
-    parser.add_argument("urls", metavar="URL", nargs="*", help="http:// or https://")
+    parser.add_argument(
+        "urls",
+        metavar="URL",
+        nargs="*",
+        help="http:// or https://; further ones are mirrors: other URLs of the same object",
+    )
     targets, options = target_options(), transfer_options()
     parser.add_options("target", targets)
     parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
