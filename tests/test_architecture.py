@@ -37,6 +37,7 @@ ROOM_OF = {
     "fastxfer.options": "pure",
     "fastxfer.errors": "pure",
     "fastxfer.names": "pure",
+    "fastxfer.inputs": "pure",
     "fastxfer.units": "pure",
     "fastxfer.results": "pure",
     "fastxfer.progress.snapshot": "pure",
@@ -72,6 +73,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "typing": None,
     "unicodedata": None,
     "urllib.parse": None,
+    "xml.parsers": ["expat"],
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals"}
 
@@ -111,7 +113,8 @@ def imports_of(name: str) -> list[Import]:
     tree = TREES[name]
     at_top = {id(node) for node in ast.walk(tree)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             at_top -= {id(inner) for inner in ast.walk(node)}
     found = []
     for node in ast.walk(tree):
