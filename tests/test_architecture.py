@@ -18,6 +18,8 @@ ROOM_OF = {
     "fastxfer.cli": "face",
     "fastxfer.progress.bar": "face",
     "fastxfer.progress.reporter": "face",
+    "fastxfer.many": "face",
+    "fastxfer.batch": "face",
     "fastxfer": "api",
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
@@ -48,7 +50,12 @@ ROOM_OF = {
 EFFECTS = ["fastxfer.engine", "fastxfer.storage", "fastxfer.sources"]
 
 # Imports inside a function that go upward, each on purpose.
-DEFERRED_UPWARD = {("fastxfer.api", "fastxfer.progress.reporter")}
+DEFERRED_UPWARD = {
+    ("fastxfer.api", "fastxfer.progress.reporter"),
+    # Public names that are imported when they are asked for.
+    ("fastxfer", "fastxfer.batch"),
+    ("fastxfer", "fastxfer.many"),
+}
 
 # All that a pure module may take from outside the package; a list where only some names are pure.
 PURE_IMPORTS: dict[str, list[str] | None] = {
