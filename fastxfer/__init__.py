@@ -17,10 +17,13 @@ from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 if TYPE_CHECKING:
     from fastxfer.batch import BatchResult
     from fastxfer.many import fetch_many, read_inputs
+    from fastxfer.queue import Queue, QueueItem
 
-# What few need is imported when it is asked for: XML and the parsers take longer than the rest.
+# What few need is imported when it is asked for: SQLite, XML and the parsers take longer than the rest.
 _DEFERRED = {
     "BatchResult": "fastxfer.batch",
+    "Queue": "fastxfer.queue",
+    "QueueItem": "fastxfer.queue",
     "fetch_many": "fastxfer.many",
     "read_inputs": "fastxfer.many",
 }
@@ -29,6 +32,8 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
     "FetchResult",
     "Progress",
+    "Queue",
+    "QueueItem",
     "RemoteObject",
     "Transfer",
     "VerifyResult",

@@ -18,6 +18,7 @@ ROOM_OF = {
     "fastxfer.cli": "face",
     "fastxfer.progress.bar": "face",
     "fastxfer.progress.reporter": "face",
+    "fastxfer.queue": "face",
     "fastxfer.many": "face",
     "fastxfer.batch": "face",
     "fastxfer": "api",
@@ -55,6 +56,7 @@ DEFERRED_UPWARD = {
     # Public names that are imported when they are asked for.
     ("fastxfer", "fastxfer.batch"),
     ("fastxfer", "fastxfer.many"),
+    ("fastxfer", "fastxfer.queue"),
 }
 
 # All that a pure module may take from outside the package; a list where only some names are pure.

@@ -149,6 +149,12 @@ def test_the_same_files_come_as_with_aria2(
     assert (done.returncode, done.stderr) == (0, "")
     assert files(folder) == files(peer)
     assert len(files(folder)) == 5
+    queue = folder.parent / "q.db"
+    queued = folder.parent / "queued"
+    queued.mkdir()
+    for arguments in (["import", str(listed)], ["run"]):
+        assert fastxfer("queue", *arguments, "--queue", queue, cwd=queued).returncode == 0
+    assert files(queued) == files(peer)
 
 
 def test_what_fails_has_a_line_and_does_not_stop_the_rest(
