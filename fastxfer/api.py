@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec
 
-from fastxfer import probing
+from fastxfer import metalinks, probing
 from fastxfer.download import TO_GO_ON, Download
 from fastxfer.errors import PausedError, TransferTimeoutError
 from fastxfer.options import Refresh, TransferOptions
@@ -122,6 +122,7 @@ def start(
     out: Path | None = None,
     connections: int = 16,
     *,
+    mirrors: Iterable[str] = (),
     refresh: Refresh | None = None,
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
@@ -157,6 +158,9 @@ def start(
     is missing.
     """
     given = {name: value for name, value in locals().items() if name not in ("url", "out", "progress")}
+    if metalinks.is_metalink(url) and not metalinks.is_metalink(os.fspath(out or "")):
+        found = metalinks.read(url, out, given)
+        return Transfer(Download(found.source, found.out, found.options, found.description), progress)
     return Transfer(Download(url, out, TransferOptions.build(**given)), progress)
 
 
@@ -173,9 +177,15 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
         cut. A target that is the object already is not fetched again.
 
         Args:
-            url: http:// or https://; user info in it is used for HTTP Basic and never shown.
+            url: http:// or https://, or a Metalink of one object: a URL or a local file whose name ends with
+                .meta4 or .metalink, which is read first; it gives the mirrors, the size, the digest and those
+                of pieces, by which only pieces that are wrong are fetched again (where `out` ends so too, the
+                Metalink itself is fetched). User info in it is used for HTTP Basic and never shown.
             out: a file, a directory, or None for the URL's file name in the current directory.
             connections: requests at once, 1 to 1024.
+            mirrors: other URLs of the same object. Each is held against the first that answers, before a byte
+                of it is written: one that has another object is not used, and named in the result's notes.
+                Credentials and header fields go to the first URL's origin only.
             refresh: called without arguments, on a thread of its own, when the server refuses the URL (401,
                 403), and 30 s before the expiry that a presigned one states; returns a new URL of the same
                 object, with which all requests go on. A string is a shell command that prints it.

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fastxfer.description import Description
 from fastxfer.engine.loop import Timer, before_exit, shared_engine
 from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import (
@@ -39,8 +40,10 @@ from fastxfer.errors import (
     storage_error,
 )
 from fastxfer.lanes import Lane, Lanes, request_for
+from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
+from fastxfer.plan.ranges import Span, length
 from fastxfer.plan.rates import RateMeter, TokenBucket
 from fastxfer.plan.response import (
     Changed,
@@ -55,12 +58,12 @@ from fastxfer.plan.response import (
 from fastxfer.progress.snapshot import Progress, chunk_cells
 from fastxfer.refreshing import Renewal
 from fastxfer.results import FetchResult
-from fastxfer.safekeeping import Found, Safekeeping
+from fastxfer.safekeeping import Found, Safekeeping, Wrong
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage.disk import DiskThread
-from fastxfer.storage.part_file import Partials
+from fastxfer.storage.part_file import Partials, Source
 from fastxfer.storage.paths import Target, resolve_target
-from fastxfer.subject import Subject
+from fastxfer.subject import Mirror, Subject
 
 TICK_S = 0.1
 REFILL_S = 0.02
@@ -80,10 +83,19 @@ class Download:
     called from any.
     """
 
-    def __init__(self, url: str, out: str | os.PathLike[str] | None, options: TransferOptions) -> None:
+    def __init__(
+        self,
+        url: str | HttpSource,
+        out: str | os.PathLike[str] | None,
+        options: TransferOptions,
+        description: Description | None = None,
+    ) -> None:
         self.options = options
-        self.original = HttpSource.of(url, options)
-        self.source = self.original
+        self._subject = Subject(options, description.size if description is not None else None)
+        first = url if isinstance(url, HttpSource) else HttpSource.of(url, options)
+        pieces = description is not None and description.pieces is not None
+        self._mirrors = Mirrors(first, options, self._subject, self, pieces)
+        self.original = self._mirrors.lead.original
         self.target: Target = resolve_target(self.original.url, out)
         self.over = threading.Event()
         self.halted = threading.Event()
@@ -93,10 +105,12 @@ class Download:
         self.progress = Progress(url=self.original.display)
         self._engine = shared_engine()
         self._disk: DiskThread | None = None
-        self._keeping = Safekeeping(self.target, self.original, options)
+        known = self._mirrors.hashes if self._mirrors.several else frozenset[str]()
+        self._keeping = Safekeeping(self.target, self.original, options, known, description)
+        self.address = ""
+        """The IP address that gave the first accepted answer."""
         self._lanes = Lanes(options)
         self._scheduler = self._new_scheduler()
-        self._subject = Subject(options)
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
         self._pending: tuple[Exchange, FastxferError | None] | None = None
         self._ending: FastxferError | None = None
@@ -153,9 +167,10 @@ class Download:
     # ---- handing over between the threads ----
 
     def _on_engine(self, call: Callable[[], object]) -> None:
-        self._engine.call_soon(lambda: self._guarded(call))
+        self._engine.call_soon(lambda: self.guarded(call))
 
-    def _guarded(self, call: Callable[[], object]) -> None:
+    def guarded(self, call: Callable[[], object]) -> None:
+        """Calls, and ends the transfer if that fails. Of the engine's thread."""
         try:
             call()
         except FastxferError as error:
@@ -183,7 +198,7 @@ class Download:
     def _result(self, found: Found) -> FetchResult:
         return FetchResult(
             path=str(self.target.final),
-            url=self.source.display,
+            url=self._mirrors.lead.source.display,
             size=found.identity.size or 0,
             etag=found.identity.etag,
             last_modified=found.identity.last_modified,
@@ -192,11 +207,11 @@ class Download:
             transferred=self._lanes.transferred,
             resumed=self._resumed,
             elapsed=time.monotonic() - self._began_at,
-            requests=self._requests,
+            requests=self._requests + self._mirrors.requests,
             retries=self._retries,
             restarts=self._keeping.restarts,
             sources=dict(self._sources),
-            notes=tuple(self._keeping.notes),
+            notes=(*self._keeping.notes, *self._mirrors.notes),
         )
 
     def _prepared(self, found: Found | None) -> None:
@@ -204,7 +219,9 @@ class Download:
             self._settle(self._nothing_to_do(found) if found is not None else None)
             return
         left = self._keeping.left
-        self._subject.left = left.checkpoint.identity if left is not None else None
+        if left is not None:
+            self._subject.left = left.checkpoint.identity
+            self._mirrors.left_is_of(left.checkpoint)
         self._resumed = self._keeping.left_bytes()
         if self._keeping.left_paused and not self._go_on:
             self._halt()
@@ -260,17 +277,17 @@ class Download:
                 case plan.Fetch(slot, start, stop):
                     self._fetch(slot, start, stop)
                 case plan.Abort(slot):
-                    self._engine.abort(self._lanes.of(slot, self.source)[0].exchange)
+                    self._abort(self._lanes.of(slot, self._mirrors.lead)[0])
                 case plan.Complete():
                     self._settle()
                 case plan.GiveUp(error):
-                    self._fail(error)
+                    self._fail((self._mirrors.several and self._mirrors.exhausted()) or error)
         if self._wake is not None:
             self._wake.cancel()
         wake = self._scheduler.next_wake()
         if wake is not None and not self._ending:
             self._wake = self._engine.call_later(
-                max(0.0, wake - now), lambda: self._guarded(lambda: self._feed(plan.Tick()))
+                max(0.0, wake - now), lambda: self.guarded(lambda: self._feed(plan.Tick()))
             )
 
     def _feed_anew(self, event: plan.Event) -> None:
@@ -280,29 +297,37 @@ class Download:
         self._feed(event)
 
     def _fetch(self, slot: int, start: int, stop: int | None) -> None:
-        lane, fresh = self._lanes.of(slot, self.source)
+        lane, fresh = self._lanes.of(slot, self._mirrors.lead)
         if fresh and self._mode in ("ranged", "single"):
             self._keeping.attach(lane.exchange.writer)
         lane.start, lane.stop, lane.doubt, lane.suspects = start, stop, None, False
-        self._send(lane)
+        self._route(lane)
+
+    def _abort(self, lane: Lane) -> None:
+        """Ends a lane's request, or its wait for a mirror."""
+        if lane.parked:
+            lane.parked = False
+            self._on_engine(lambda: self._feed(plan.Ended(lane.exchange.slot, lane.start)))
+        self._engine.abort(lane.exchange)
 
     def _send(self, lane: Lane) -> None:
-        lane.writing = lane.held = False
+        lane.writing = lane.held = lane.leaves = False
         lane.verdict, lane.failure = None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.exchange.writer.refuse()
         self._requests += 1
-        lane.source = self.source
-        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, self._subject.if_range), self)
+        lane.source = lane.mirror.source
+        if_range = self._subject.if_range(lane.mirror)
+        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, if_range), self)
         lane.out = True
 
     # ---- answers ----
 
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl, so only the writer's mode is set and the rest handed on."""
-        lane = self._lanes.of(exchange.slot, self.source)[0]
+        lane = self._lanes.of(exchange.slot, self._mirrors.lead)[0]
         try:
-            lane.verdict = verdict = self._subject.judge(lane.asked, head)
+            lane.verdict = verdict = self._subject.judge(lane.asked, head, lane.mirror)
             if isinstance(verdict, Partial | Whole):
                 self._take(lane, verdict)
             else:
@@ -327,6 +352,8 @@ class Download:
         elif self._mode == "single" and isinstance(verdict, Whole):
             if self._keeping.ledger is not None:
                 self._keeping.ledger.reset()
+            if lane.mirror is not self._mirrors.lead:
+                self._follow(lane.mirror, verdict.identity, ranged=False)
             self._start_writing(lane, verdict)
         else:
             raise RangeError(
@@ -352,6 +379,7 @@ class Download:
 
     def _open(self, lane: Lane, verdict: Partial | Whole) -> None:
         identity = verdict.identity
+        self._keeping.comes_from(Source.of(lane.mirror.original.url, lane.mirror.display))
         if isinstance(verdict, Whole) and self._keeping.left is not None:
             self._keeping.drop_left("the server does not send ranges any more")
             self._subject.left = None
@@ -381,12 +409,11 @@ class Download:
             self._engine.abort(lane.exchange)
             self._settle(self._nothing_to_do(Found(verdict.identity)))
             return
-        self._subject.identity = verdict.identity
-        self.source = replace(self.source, redirects=0)
+        self._follow(lane.mirror, verdict.identity, ranged=isinstance(verdict, Partial))
+        self.address = lane.exchange.head.address if lane.exchange.head is not None else ""
         for each in self._lanes:
             keeping.attach(each.exchange.writer)
-        if keeping.checkpointed and self._disk is not None:
-            self._disk.every(SAVE_TICK_S if self.options.durability != "chunk" else TICK_S / 2, self._save)
+        self._start_saving()
         if isinstance(verdict, Whole):
             self._mode = "single"
             lane.stop = None
@@ -395,6 +422,8 @@ class Download:
             self._mode = "ranged"
             assert keeping.ledger is not None
             event = plan.Opened(keeping.missing(), keeping.ledger.chunk_size)
+            if length(event.missing) >= WORTHWHILE_BYTES:
+                self._mirrors.prove()
         if lane.held:
             self._start_writing(lane, verdict)
         self._feed_anew(event)
@@ -408,7 +437,7 @@ class Download:
 
     def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
         """See `Listener.ended`."""
-        self._guarded(lambda: self._ended(exchange, error))
+        self.guarded(lambda: self._ended(exchange, error))
 
     def _ended(self, exchange: Exchange, error: FastxferError | None) -> None:
         lane = self._lanes.find(exchange)
@@ -425,6 +454,11 @@ class Download:
             self._maybe_go_on()
             return
         failure = lane.failure
+        if lane.leaves and failure is None:
+            error = None
+            if pos == lane.start and not self._resting:
+                self._route(lane)
+                return
         if isinstance(failure, AuthError) and self._may_renew(lane, failure):
             self._renew(failure)
             self._feed(plan.Ended(lane.exchange.slot, pos))
@@ -435,10 +469,12 @@ class Download:
                 return
         if failure is None and not (exchange.writer.overrun and pos >= exchange.writer.stop):
             failure = error
-        if isinstance(failure, AuthError) and lane.source.url != self.original.url:
+        if isinstance(failure, AuthError) and lane.source.url != lane.mirror.original.url:
             # The address that a redirect led to may have expired: ask the first one again.
-            self.source = self.original
+            lane.mirror.ask_at_first()
             failure = ServerError(failure.message, status=failure.status)
+        if failure is not None and self._mirrors.several and self._goes_elsewhere(lane, pos, failure):
+            return
         self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random()))
         if self._paused:
             self._maybe_go_on()
@@ -454,8 +490,9 @@ class Download:
             pos, crc = writer.end()
         except OSError as error:
             raise storage_error(f"write {self.target.part}", error) from error
-        url = lane.source.display
+        url = lane.mirror.display if self._mirrors.several else lane.source.display
         self._sources[url] = self._sources.get(url, 0) + max(0, before - lane.start)
+        self._mirrors.moved(lane.mirror, lane.start, before)
         ledger = self._keeping.ledger
         if ledger is None:
             self._keeping.stream = (pos, crc)
@@ -468,7 +505,7 @@ class Download:
         match verdict:
             case Moved(location):
                 answered = lane.exchange.head
-                self.source = lane.source.redirected(location, answered.address if answered else "")
+                lane.mirror.source = lane.source.redirected(location, answered.address if answered else "")
                 self._send(lane)
             case NotRanged():
                 lane.stop = None
@@ -484,12 +521,14 @@ class Download:
                     return error
                 lane.doubt = error  # the object may be a smaller one now
                 self._send(lane)
-            case Changed(reason, new) if self._subject.let_the_checksum_decide(new):
+            case Changed(reason, new) if self._subject.let_the_checksum_decide(new, lane.mirror):
                 self._keeping.notes.append(f"the checksum decides: {reason}")
                 self._send(lane)
             case Changed() if not lane.suspects:
                 lane.suspects = True  # one answer alone does not cost the progress
                 self._send(lane)
+            case Changed(reason, _) if self._may_do_without(lane.mirror):
+                return RemoteChangedError(f"it has another object: {reason}")
             case Changed(reason, _):
                 self._changed(reason)
         return None
@@ -508,7 +547,9 @@ class Download:
                 f"the remote object does not stand still: after {MAX_RESTARTS} starts, {reason}"
             )
         self._restart = reason
+        self._mirrors.stop()
         for lane in self._lanes:
+            lane.parked = False
             self._engine.abort(lane.exchange)
         self._maybe_go_on()
 
@@ -522,6 +563,7 @@ class Download:
             self._keeping.notes.append(f"started again: {self._restart}")
             self._restart = None
             self._subject.forget()
+            self._mirrors.forget()
             self._retries += self._scheduler.retries
             self._resumed, self._front = 0, 0
             self._keeping.start_over()
@@ -533,6 +575,140 @@ class Download:
             self._feed_anew(plan.Begin(None))
         elif self._paused:
             self._on_disk(lambda: self._keeping.save(self._marks()))
+
+    # ---- mirrors ----
+
+    @property
+    def _resting(self) -> bool:
+        """True while no request is to be sent."""
+        return self._paused or self._ending is not None or self._restart is not None
+
+    def _route(self, lane: Lane) -> None:
+        """Sends a lane's request to the mirror whose turn it is; where none may be asked it waits for one."""
+        mirror = self._mirrors.choose(self._lanes.running(len(self._mirrors.all)))
+        lane.parked = mirror is None
+        if mirror is None:
+            self._mirrors.prove()
+            self._end_if_hopeless()
+            return
+        lane.mirror, lane.doubt, lane.suspects = mirror, None, False
+        if self._mode in ("probing", "proving") and mirror.foreign and self.in_place():
+            lane.parked = True
+            self._mode = "proving"
+            self._mirrors.hold_against(mirror, self.in_place(), lambda found: self._held(lane, found))
+            return
+        self._send(lane)
+        if self._mode == "probing" and self._mirrors.several:
+            number = self._requests
+            unanswered = lambda: (  # noqa: E731
+                lane.out and self._requests == number and lane.exchange.head is None
+            )
+            self._mirrors.hurry(mirror, unanswered, lambda other: self._leave(lane, other))
+
+    def _held(self, lane: Lane, found: str | FastxferError | None) -> None:
+        """A mirror was held against what an earlier run left."""
+        if self._mode != "proving":
+            return
+        self._mode = "probing"
+        if not lane.parked:
+            return
+        lane.parked = False
+        mirror = lane.mirror
+        if isinstance(found, str) and self._mirrors.dissents_with_left(mirror, found):
+            self._route(lane)
+        elif isinstance(found, str):
+            self._changed(f"{mirror.display}: {found}")
+        elif found is None or not self._mirrors.several:
+            mirror.foreign = False  # of a single URL its answer says the rest
+            self._send(lane)
+        else:
+            self._mirrors.failed(mirror, found, 0, moved=False)
+            self._route(lane)
+
+    def _leave(self, lane: Lane, other: Mirror) -> None:
+        """Ends a request that has no answer yet, to send it to another mirror."""
+        lane.leaves = True
+        self._mirrors.prefer(other)
+        self._engine.abort(lane.exchange)
+
+    def _follow(self, mirror: Mirror, identity: Identity, *, ranged: bool) -> None:
+        """Has a mirror, whose answer was accepted, say what the object is."""
+        self._subject.identity = mirror.told = identity
+        mirror.source = replace(mirror.source, redirects=0)
+        self._mirrors.leads(mirror, ranged)
+
+    def _may_do_without(self, mirror: Mirror) -> bool:
+        """Returns whether a mirror whose object changed is left, rather than the object given up."""
+        if self._subject.unanswered:
+            return True  # it contradicts the document that it was named in
+        return self._mirrors.several and (mirror is not self._mirrors.lead or mirror.index > 0)
+
+    def _goes_elsewhere(self, lane: Lane, pos: int, failure: FastxferError) -> bool:
+        """Goes on after a mirror's failure with the one whose turn it is; False for another failure."""
+        out = 1 + self._lanes.running(len(self._mirrors.all))[lane.mirror.index]
+        moved = pos > lane.start
+        if not self._mirrors.failed(lane.mirror, failure, out, moved=moved):
+            return False
+        self._retries += 1
+        if self._mode == "probing":
+            lane.start, lane.stop = self._scheduler.run(lane.exchange.slot)  # the next one may send ranges
+        if moved or self._resting:
+            self._feed(plan.Ended(lane.exchange.slot, pos))
+            self._end_if_hopeless()
+        else:
+            self._route(lane)
+        if self._paused:
+            self._maybe_go_on()
+        return True
+
+    def _end_if_hopeless(self) -> None:
+        """Ends the transfer when no mirror is left to ask."""
+        error = self._mirrors.exhausted()
+        if error is not None and self._ending is None and not self._lanes.out:
+            self._fail(error)
+
+    def _look_at_mirrors(self) -> None:
+        """Ten times a second: who is how fast, and who may be asked now."""
+        running = self._lanes.running(len(self._mirrors.all))
+        for mirror in self._mirrors.measure(self._lanes.taken(), running):
+            for lane in self._lanes:
+                if lane.out and lane.mirror is mirror:
+                    self._leave_rest(lane)
+        if self._mode == "ranged" and self._mirrors.unproven and self._lanes.parked:
+            self._mirrors.prove()
+        if not self._resting and self._mode != "proving":
+            for lane in self._lanes.parked:
+                if lane.parked:
+                    self._route(lane)
+
+    def _leave_rest(self, lane: Lane) -> None:
+        """Ends a request; what it did not bring goes to another mirror."""
+        if not lane.held:
+            lane.leaves = True
+            self._engine.abort(lane.exchange)
+
+    def mirrors_changed(self) -> None:
+        """See `mirrors.Host`."""
+        if self._mode not in ("ranged", "probing") or self._resting:
+            return
+        for lane in self._lanes.parked:
+            self._route(lane)
+        for index, count in self._mirrors.to_move(self._lanes.running(len(self._mirrors.all))).items():
+            leaving = [lane for lane in self._lanes if lane.out and lane.mirror.index == index]
+            for lane in leaving[-count:]:
+                self._leave_rest(lane)
+
+    def begin_again_without(self, reason: str) -> None:
+        """See `mirrors.Host`."""
+        self._begin_again(reason)
+
+    def in_place(self) -> list[Span]:
+        """See `mirrors.Host`."""
+        return self._keeping.in_place()
+
+    def peek(self, spans: list[Span], then: Callable[[list[bytes]], object]) -> None:
+        """See `mirrors.Host`."""
+        self._on_disk(lambda: self._keeping.peek(spans), then)
 
     # ---- a URL that expired ----
 
@@ -558,7 +734,8 @@ class Download:
         if self._mode in ("settling", "over") or self._ending is not None:
             return
         if not isinstance(answer, AuthError):
-            self.original = self.source = HttpSource.of(answer, self.options)
+            first = self._mirrors.all[0]
+            self.original = first.original = first.source = HttpSource.of(answer, self.options)
             self._renewal.came(self._done_bytes(), self.original.url, time.time())
         elif ahead:
             self._renewal.failed()
@@ -571,7 +748,7 @@ class Download:
     # ---- time ----
 
     def _start_clocks(self) -> None:
-        self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
+        self._tick = self._engine.call_later(TICK_S, lambda: self.guarded(self._on_tick))
         self._refill()
         self._renew_in_time()
 
@@ -584,9 +761,11 @@ class Download:
             self._engine.abort(lane.exchange, error)
         if self._mode in ("ranged", "single"):
             self._keeping.follow(self._contiguous())
+        if self._mirrors.several:
+            self._look_at_mirrors()
         self._meter.update(self._lanes.transferred, now)
         self._publish_progress()
-        self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
+        self._tick = self._engine.call_later(TICK_S, lambda: self.guarded(self._on_tick))
 
     def _refill(self) -> None:
         """Gives the lanes what the rate allows, and those that wait for it a push."""
@@ -597,7 +776,7 @@ class Download:
         for lane in self._lanes:
             if lane.exchange.writer.waiting and throttle.tokens > 0:
                 self._engine.unpause(lane.exchange)
-        self._engine.call_later(REFILL_S, lambda: self._guarded(self._refill))
+        self._engine.call_later(REFILL_S, lambda: self.guarded(self._refill))
 
     def _contiguous(self) -> int:
         ledger = self._keeping.ledger
@@ -616,6 +795,7 @@ class Download:
             return "paused"
         held_up = self._renewal.asking or self._scheduler.last_error is not None
         resting = self._scheduler.active == 0 and held_up
+        resting = resting or (bool(self._lanes.parked) and not self._lanes.out)
         return "waiting" if resting else "running"
 
     def _publish_progress(self) -> None:
@@ -633,7 +813,7 @@ class Download:
             connections=self._lanes.out,
             state=self._state(),
             chunks=chunk_cells(*ledger.cells(MAP_CELLS)) if ledger is not None else "",
-            url=self.source.display,
+            url=self._mirrors.lead.source.display,
             note=self._note(),
         )
 
@@ -644,6 +824,10 @@ class Download:
         return f"trying again: {error}" if error is not None else ""
 
     # ---- the checkpoint while it runs ----
+
+    def _start_saving(self) -> None:
+        if self._keeping.checkpointed and self._disk is not None:
+            self._disk.every(SAVE_TICK_S if self.options.durability != "chunk" else TICK_S / 2, self._save)
 
     def _marks(self) -> Partials:
         """Any thread. Returns the checksums of partial chunks, those being written included."""
@@ -697,6 +881,7 @@ class Download:
             return
         self._ending = error
         for lane in self._lanes:
+            lane.parked = False
             self._engine.abort(lane.exchange)
         self._maybe_go_on()
 
@@ -708,6 +893,7 @@ class Download:
         self._publish_progress()
         self._retries += self._scheduler.retries
         self._mode = "settling"
+        self._mirrors.stop()
         for timer in (self._tick, self._wake):
             if timer is not None:
                 timer.cancel()
@@ -726,8 +912,10 @@ class Download:
         else:
             identity = self._subject.identity or Identity()
             resumed = self._resumed > 0 or self._subject.etags_differ
+            mend = self._mirrors.can_mend(identity.size or 0)
+            lead = self._mirrors.lead.display
             self._on_disk(
-                lambda: self._keeping.complete(identity, resumed=resumed, url=self.original.display),
+                lambda: self._keeping.complete(identity, resumed=resumed, url=lead, mend=mend),
                 self._completed,
             )
 
@@ -738,14 +926,40 @@ class Download:
             finish = lambda *_: self._on_engine(lambda: self._finished(None, failure))  # noqa: E731
             self._disk.submit(self._keeping.close, finish)
 
-    def _completed(self, outcome: Found | str) -> None:
+    def _completed(self, outcome: Found | Wrong) -> None:
+        ledger = self._keeping.ledger
         if isinstance(outcome, Found):
+            if ledger is not None:
+                self._mirrors.convict(ledger)
             self._finished(self._result(outcome), None)
             return
         self._mode = "ranged"
-        self._subject.checksum_failed()
         self._start_clocks()
-        self._begin_again(outcome)
+        size = self._subject.size or 0
+        doubtful = self._mirrors.doubt(size, outcome.spans) if self._mirrors.can_mend(size) else None
+        if doubtful is None or ledger is None:
+            self._subject.checksum_failed()
+            self._begin_again(outcome.reason)
+            return
+        self._mode = "opening"
+        self._on_disk(
+            lambda: self._keeping.withdraw(doubtful), lambda before: self._fetch_again(before, doubtful)
+        )
+
+    def _fetch_again(self, before: dict[int, int], spans: list[Span]) -> None:
+        """Fetches chunks that were in place anew, from those mirrors that are not in doubt."""
+        ledger = self._keeping.ledger
+        assert ledger is not None
+        self._mode = "ranged"
+        self._mirrors.fetched_again(before, ledger.size)
+        self._mirrors.provenance.dropped(ledger.bounds(chunk) for chunk in before)
+        self._front = 0
+        if self._ending is not None:
+            raise self._ending
+        self._start_saving()
+        self._scheduler = self._new_scheduler()
+        self._feed_anew(plan.Begin(self._keeping.missing(), ledger.chunk_size))
+        self._feed(plan.Opened(self._keeping.missing(), ledger.chunk_size))
 
     def _finished(self, result: FetchResult | None, error: FastxferError | None) -> None:
         self._mode = "over"

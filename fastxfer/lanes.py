@@ -16,6 +16,7 @@ from fastxfer.plan.grid import prefix_bytes
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Verdict
 from fastxfer.sources.http import HttpSource
+from fastxfer.subject import Mirror
 
 # Over so many stall time-outs an answer has to bring more than a trickle, that many bytes a second.
 TRICKLE_STALLS = 4
@@ -27,16 +28,20 @@ class Lane:
     """What is out on one slot."""
 
     exchange: Exchange
-    source: HttpSource
+    mirror: Mirror
+    source: HttpSource  # what was asked
     start: int = 0
     stop: int | None = None  # None: the whole object, without a range
     out: bool = False  # a request is on its way
+    parked: bool = False  # its request waits for a mirror that may be asked
+    leaves: bool = False  # its request was ended to go to another mirror
     writing: bool = False  # its body goes into the sink
     held: bool = False  # its body is kept in libcurl until there is a sink
     verdict: Verdict | None = None
     failure: FastxferError | None = None
     doubt: FastxferError | None = None  # to end with if the object, asked for whole, is the known one
     suspects: bool = False  # the last answer said that the object changed; the next one decides
+    counted: int = 0  # bytes received when its mirror's were last counted
     seen: int = 0  # bytes received when last looked at
     seen_at: float = 0.0
     mark: int = 0  # bytes received when its pace was last measured
@@ -74,12 +79,12 @@ class Lanes:
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
 
-    def of(self, slot: int, source: HttpSource) -> tuple[Lane, bool]:
-        """Returns the lane of a slot, and whether it was made now, to ask `source`."""
+    def of(self, slot: int, mirror: Mirror) -> tuple[Lane, bool]:
+        """Returns the lane of a slot, and whether it was made now, to ask `mirror`."""
         lane = self._lanes.get(slot)
         if lane is not None:
             return lane, False
-        lane = self._lanes[slot] = Lane(Exchange(self._options), source)
+        lane = self._lanes[slot] = Lane(Exchange(self._options), mirror, mirror.source)
         lane.exchange.writer.limit(self.throttle)
         lane.exchange.slot = slot
         return lane, True
@@ -93,6 +98,29 @@ class Lanes:
     def out(self) -> int:
         """How many requests are on their way."""
         return sum(lane.out for lane in self._lanes.values())
+
+    @property
+    def parked(self) -> list[Lane]:
+        """Those whose request waits for a mirror."""
+        return [lane for lane in self if lane.parked]
+
+    def taken(self) -> dict[int, int]:
+        """Returns how many bytes came from each mirror since the last call, nearly: what came on a lane
+        counts for the mirror that it asks now.
+        """
+        taken: dict[int, int] = {}
+        for lane in self:
+            received = lane.exchange.writer.received
+            taken[lane.mirror.index] = taken.get(lane.mirror.index, 0) + received - lane.counted
+            lane.counted = received
+        return taken
+
+    def running(self, mirrors: int) -> list[int]:
+        """Returns how many requests are out to each of so many mirrors."""
+        counts = [0] * mirrors
+        for lane in self:
+            counts[lane.mirror.index] += lane.out
+        return counts
 
     @property
     def transferred(self) -> int:

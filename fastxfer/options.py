@@ -22,6 +22,7 @@ Refresh = Callable[[], str] | str
 
 MAX_CHUNK_BYTES = 5 * 1024**3
 MAX_CONNECTIONS = 1024
+MAX_MIRRORS = 64
 
 DIGEST_HEX_LENGTHS = {
     "md5": 32,
@@ -116,6 +117,15 @@ def _refresh(value: Any) -> Refresh | None:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a callable, or a command, that gives a new URL")
     return value
+
+
+def _mirrors(value: Any) -> tuple[str, ...]:
+    urls = value.split() if isinstance(value, str) else tuple(value or ())
+    if not all(isinstance(url, str) for url in urls):
+        raise ValueError("must be URLs")
+    if len(urls) > MAX_MIRRORS:
+        raise ValueError(f"must be at most {MAX_MIRRORS} URLs")
+    return tuple(urls)
 
 
 def _resume(value: Any) -> bool | str:
@@ -305,6 +315,9 @@ class TransferOptions:
     """
 
     connections: int = _option(_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",))
+    mirrors: tuple[str, ...] = _option(
+        _mirrors, (), "other URLs of the same object, with spaces between", metavar="URLS"
+    )
     refresh: Refresh | None = _option(  # noqa: RUF009 - it is a field
         _refresh,
         None,

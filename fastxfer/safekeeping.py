@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fastxfer import ledgers
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Writer
+from fastxfer.description import Description
 from fastxfer.errors import (
     ChecksumError,
     FastxferError,
@@ -29,7 +30,7 @@ from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
-from fastxfer.storage.digest import Follower, digest_fd
+from fastxfer.storage.digest import Follower, digest_fd, digest_span
 from fastxfer.storage.part_file import Left, PartFile, Partials, Source, stored_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import http_time, is_unchanged, make_record
@@ -53,12 +54,27 @@ class Found:
     verified: str = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """The whole is not what it should be, which can be mended; `spans` are known to be wrong."""
+
+    reason: str
+    spans: list[ranges.Span] = field(default_factory=list)
+
+
 class Safekeeping:
     """See the module. `partials` maps offsets inside chunks to the CRC-64/NVME of the chunk's bytes before
     them.
     """
 
-    def __init__(self, target: Target, source: HttpSource, options: TransferOptions) -> None:
+    def __init__(
+        self,
+        target: Target,
+        source: HttpSource,
+        options: TransferOptions,
+        mirrors: frozenset[str] = frozenset(),
+        description: Description | None = None,
+    ) -> None:
         self.target = target
         self.options = options
         self.partials: dict[int, int] = {}
@@ -72,6 +88,8 @@ class Safekeeping:
         self.stream = (0, 0)
         """Length and CRC-64/NVME of an object whose size was not known, once it is whole."""
         self._source = Source.of(source.url, source.display)
+        self._description = description or Description()
+        self._mirrors = mirrors  # URLs, by their hashes, that are held against what was left
         self._part: PartFile | None = None
         self._follower: Follower | None = None
         self._saved_at = self._synced_at = 0.0
@@ -141,6 +159,8 @@ class Safekeeping:
         """Returns what was left if it can be held against the remote object at all."""
         if left is None or provable(left.checkpoint, part.source, self.options):
             return left
+        if left.checkpoint.url_sha256 in self._mirrors:
+            return left
         other = left.checkpoint.url_sha256 != part.source.url_sha256
         reason = "it is of another URL" if other else "the server gave nothing to know the object by"
         self.drop_left(f"{reason}; give a checksum, or resume=force, to go on in such a case")
@@ -193,6 +213,38 @@ class Safekeeping:
             self._follower.stop()
             self._follower = None
 
+    def comes_from(self, source: Source) -> None:
+        """Says which URL the object's identity is of, before `make_ready`."""
+        self._source = source
+        if self._part is not None:
+            self._part.source = source
+
+    def peek(self, spans: list[ranges.Span]) -> list[bytes]:
+        """Returns bytes that are in place. Raises StorageError."""
+        fd = self._open_part().fd
+        try:
+            return [os.pread(fd, stop - start, start) for start, stop in spans]
+        except OSError as error:
+            raise storage_error(f"read {self.target.part}", error) from error
+
+    def withdraw(self, spans: list[ranges.Span]) -> dict[int, int]:
+        """Takes back the chunks that lie in `spans`, in part or as a whole, and says so in the checkpoint
+        before they are written again; returns them with the CRCs that they had. Nothing is being written.
+        """
+        part = self._open_part()
+        ledger = part.ledger
+        if ledger is None:
+            return {}
+        taken = {}
+        for start, stop in spans:
+            for chunk in range(start // ledger.chunk_size, -(-stop // ledger.chunk_size)):
+                if chunk in ledger:
+                    taken[chunk] = ledger.crc(chunk)
+                    ledger.clear(chunk)
+        self.partials = {}
+        part.claim()
+        return taken
+
     # ---- what the engine's side asks, any thread ----
 
     def _open_part(self) -> PartFile:
@@ -225,6 +277,20 @@ class Safekeeping:
         for pos in partials:
             missing = ranges.subtract(missing, (pos - pos % ledger.chunk_size, pos))
         return missing
+
+    def in_place(self) -> list[ranges.Span]:
+        """Returns the byte ranges that are in place, of the ledger or of what was left."""
+        ledger, partials = self.ledger, self.partials
+        if ledger is None and self.left is not None:
+            ledger, partials = self.left.ledger, self.left.partials
+        if ledger is None:
+            return []
+        spans = ledger.present()
+        for pos in sorted(partials):
+            start = pos - pos % ledger.chunk_size
+            if pos // ledger.chunk_size not in ledger:
+                spans = ranges.add(ranges.subtract(spans, (start, pos)), (start, pos))
+        return spans
 
     def left_bytes(self) -> int:
         """Returns how many bytes of what was left are good."""
@@ -339,9 +405,9 @@ class Safekeeping:
         done = ledger.done_bytes + prefix_bytes((pos for pos, _ in stored.partials), stored.chunk_size)
         return f"{format_size(done)} of {format_size(size)} in {self.target.part}" if done else None
 
-    def complete(self, identity: Identity, *, resumed: bool, url: str) -> Found | str:
-        """Checks the whole object and makes it the target; returns a reason to start over when what was
-        resumed is wrong.
+    def complete(self, identity: Identity, *, resumed: bool, url: str, mend: bool = False) -> Found | Wrong:
+        """Checks the whole object and makes it the target; returns what is wrong when what was resumed may be
+        the cause, or when there is another way to put it together (`mend`).
 
         Raises ChecksumError, TargetExistsError and StorageError; the part file and its checkpoint stay then.
         """
@@ -350,19 +416,27 @@ class Safekeeping:
         identity = replace(identity, size=size)
         wanted = self._wanted(part)
         checksums = self._digests(part, size, wanted)
-        for algorithm, expected in wanted.items():
-            if checksums[algorithm] == expected:
-                continue
-            if resumed and options.on_change != "fail":
-                return f"the {algorithm} of what was put together was wrong"
+        wrong = [name for name, expected in wanted.items() if checksums[name] != expected]
+        pieces = self._description.piece_spans(size) if wrong or not wanted else []
+        bad = self._bad_pieces(part, pieces)
+        if wrong or bad:
+            what = f"the {wrong[0]}" if wrong else f"the digest of {len(bad)} pieces"
+            if mend or (resumed and options.on_change != "fail"):
+                return Wrong(f"{what} of what was put together was wrong", [span for span, _ in bad])
             self.save(())
+            if wrong:
+                algorithm, expected, actual = wrong[0], wanted[wrong[0]], checksums[wrong[0]]
+            else:
+                assert self._description.pieces is not None
+                (span, actual), algorithm = bad[0], self._description.pieces.algorithm
+                expected = self._description.pieces.digests[pieces.index(span)]
             raise ChecksumError(
-                f"the {algorithm} of {url} is {checksums[algorithm]}, not {expected}: "
+                f"{what} of {url} is {actual}, not {expected}: "
                 "the server has other bytes, or they were changed on the way; "
                 "to fetch it again use resume=False (--resume false)",
                 algorithm=algorithm,
                 expected=expected,
-                actual=checksums[algorithm],
+                actual=actual,
                 kept=str(self.target.part),
             )
         modified = http_time(identity.last_modified)
@@ -377,7 +451,15 @@ class Safekeeping:
             ledger=ledgers.of_finished(part, identity, options, stream=self.stream, crc64=crc64),
         )
         self.close()
-        return Found(identity, checksums, "checksum" if options.checksum else "none")
+        return Found(identity, checksums, "checksum" if options.checksum or pieces else "none")
+
+    def _bad_pieces(self, part: PartFile, spans: list[ranges.Span]) -> list[tuple[ranges.Span, str]]:
+        """Returns those pieces of the object whose digests are wrong, with what they are."""
+        if self._description.pieces is None:
+            return []
+        algorithm, digests = self._description.pieces.algorithm, self._description.pieces.digests
+        found = [(span, digest_span(part.fd, self.target.part, algorithm, span)) for span in spans]
+        return [each for each, expected in zip(found, digests, strict=False) if each[1] != expected]
 
     def _wanted(self, part: PartFile) -> dict[str, str]:
         """Returns the digests that the object must have: the caller's, and what the checkpoint knew."""
@@ -391,6 +473,9 @@ class Safekeeping:
         if self._follower is not None:
             follower, self._follower = self._follower, None
             checksums = follower.finish(size)
+        late = [name for name in wanted if name not in checksums and name != "crc64nvme"]
+        if late:
+            checksums |= digest_fd(part.fd, self.target.part, late)
         if part.ledger is None:
             checksums["crc64nvme"] = f"{self.stream[1]:016x}"
         elif part.ledger.count <= COMBINE_CHUNKS:

@@ -18,6 +18,12 @@ from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
 SHA256 = hashlib.sha256(b"").hexdigest()
 GOOD: dict[str, list[tuple[Any, Any]]] = {
     "connections": [(1, 1), (1024, 1024), ("8", 8), (4.0, 4)],
+    "mirrors": [
+        ((), ()),
+        (["http://a/x", "http://b/x"], ("http://a/x", "http://b/x")),
+        ("http://a/x http://b/x", ("http://a/x", "http://b/x")),
+        (None, ()),
+    ],
     "refresh": [(None, None), (dict, dict), ("sign x", "sign x")],
     "checksum": [(None, ()), (f"sha256:{SHA256.upper()}", (("sha256", SHA256),))],
     "chunk_size": [(None, None), (1, 1), ("8M", 8 * 1024**2), ("5G", 5 * 1024**3)],
@@ -54,6 +60,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
 }
 BAD: dict[str, list[Any]] = {
     "connections": [0, -1, 1025, 1.5, "x", "", None, True, math.inf, math.nan, "1e400", [], 10**400],
+    "mirrors": [5, [5], ["http://a/x"] * 65],
     "refresh": ["", "  ", 5],
     "checksum": [
         7,

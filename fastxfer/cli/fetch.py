@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         raise OptionError(
             "-j, --input-format, --base-url and --any-dir are for many objects: -i FILE is missing"
         )
-    url = one_url(given.urls)
+    url, *mirrors = given.urls or [one_url(given.urls)]
     as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
     show_bar = (
         sys.stderr is not None
@@ -63,10 +63,13 @@ def run(arguments: Sequence[str]) -> int:
         and not quiet
         and (switch("progress", given.progress) or not as_json)
     )
+    chosen = values(options, given)
+    if mirrors:
+        chosen["mirrors"] = mirrors
     result = fetch(
         url,
         out_path(**values(targets, given)),
-        values(options, given),
+        chosen,
         as_json=as_json,
         bar=show_bar,
     )
@@ -81,11 +84,17 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     """Returns the parser, the options of the target and those of the transfer."""
     parser = Parser(
         "fetch",
-        "URL [-o OUT] [-d DIR] [OPTION...]\n       fastxfer fetch -i FILE [-j N] [-d DIR] [OPTION...]",
+        "URL [MIRROR...] [-o OUT] [-d DIR] [OPTION...]\n"
+        "       fastxfer fetch -i FILE [-j N] [-d DIR] [OPTION...]",
         "Fetches an object over many connections into one file, and goes on where an earlier run stopped.",
         epilog=EPILOG,
     )
-    parser.add_argument("urls", metavar="URL", nargs="*", help="http:// or https://")
+    parser.add_argument(
+        "urls",
+        metavar="URL",
+        nargs="*",
+        help="http:// or https://; further ones are mirrors: other URLs of the same object",
+    )
     targets, options = target_options(), transfer_options()
     parser.add_options("target", targets)
     parser.add_argument(

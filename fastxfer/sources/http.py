@@ -28,6 +28,7 @@ _SECRET_HEADERS = (
     "x-api-key",
     "x-auth-",
 )
+_HARMLESS_HEADERS = ("user-agent", "accept", "accept-language")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -100,6 +101,19 @@ class HttpSource:
         query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|{}^`\\\"<>#")
         clean = urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
         return cls(clean, origin(clean), options, credentials, options.headers)
+
+    def mirror(self, url: str) -> HttpSource:
+        """Returns the source for another URL of the same object. Raises OptionError when it cannot be one.
+
+        What the caller gave is for this source's origin: another one gets the user info of its own URL, and
+        of the header fields those that tell nothing of the caller.
+        """
+        same = replace(HttpSource.of(url, self.options), public_only=self.public_only)
+        if same.home == self.home and self.client_cert:
+            return same
+        told = tuple(field for field in self.options.headers if field[0].lower() in _HARMLESS_HEADERS)
+        other = HttpSource.of(url, replace(self.options, auth=None, headers=told))
+        return replace(other, options=self.options, client_cert=False, public_only=self.public_only)
 
     @property
     def display(self) -> str:

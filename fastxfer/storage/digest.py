@@ -72,6 +72,19 @@ def digest_fd(fd: int, path: str | os.PathLike[str], algorithms: Iterable[str]) 
     return {name: hasher.hexdigest() for name, hasher in hashers.items()}
 
 
+def digest_span(fd: int, path: str | os.PathLike[str], algorithm: str, span: tuple[int, int]) -> str:
+    """Returns the digest (lower-case hex) of the bytes [start, stop) of a file. Raises StorageError."""
+    hasher = make_hasher(algorithm)
+    at, stop = span
+    try:
+        while at < stop and (block := os.pread(fd, min(BLOCK, stop - at), at)):
+            hasher.update(block)
+            at += len(block)
+    except OSError as error:
+        raise storage_error(f"read {os.fspath(path)}", error) from error
+    return hasher.hexdigest()
+
+
 class Follower:
     """Digests a growing file on its own thread. `advance(front)` says that all bytes before `front` are
     final; any thread may.

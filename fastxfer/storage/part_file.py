@@ -52,7 +52,12 @@ class Source:
     @classmethod
     def of(cls, url: str, safe_url: str) -> Source:
         """Returns the source of a URL (without user info) whose presentable form is `safe_url`."""
-        return cls(safe_url, hashlib.sha256(url.encode()).hexdigest())
+        return cls(safe_url, hash_of(url))
+
+
+def hash_of(url: str) -> str:
+    """Returns how a checkpoint names a whole URL (without user info), secrets in its query included."""
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,6 @@ def test_a_missing_object_is_3(nginx: Nginx, tmp_path: Path) -> None:
         ["http://"],
         ["http:///object"],
         ["http://127.0.0.1/"],
-        ["http://127.0.0.1/object", "http://127.0.0.1/mirror"],
         ["http://127.0.0.1/object", "-x", "-5"],
         ["http://127.0.0.1/object", "-x", "0"],
         ["http://127.0.0.1/object", "-x", "many"],
