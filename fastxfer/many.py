@@ -112,7 +112,9 @@ def _job(key: int, item: Item, root: str, options: Mapping[str, Any]) -> Job:
     if isinstance(item, Entry):
         merged = merged_options(options, item.options)
         try:
-            HttpSource.of(item.urls[0], TransferOptions.build(**merged))
+            checked = TransferOptions.build(**{**merged, "mirrors": item.urls[1:]})
+            for each in item.urls:
+                HttpSource.of(each, checked)
         except OptionError as error:
             raise at(item.where, error) from error
         out = Below(item.directory or root, item.name)
@@ -125,7 +127,7 @@ def _job(key: int, item: Item, root: str, options: Mapping[str, Any]) -> Job:
         url, name = item
     else:
         url, name, mirrors = item
-    checked = TransferOptions.build(**options)
+    checked = TransferOptions.build(**{**options, "mirrors": mirrors})
     source = HttpSource.of(url, checked)
     for mirror in mirrors:
         HttpSource.of(mirror, checked)

@@ -168,6 +168,20 @@ def test_what_an_entry_names_stays_below_its_directory(
     assert (root / "new/deep/y").read_bytes() == thing.path.read_bytes()
 
 
+def test_the_mirrors_of_an_entry_are_used(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
+    thing = objects.make(MIB)
+    gone = nginx.url("mirrored", prefix="/status/404")
+    text = f"{gone}\t{nginx.url(thing.name)}\n  checksum=sha-256={thing.sha256}\n"
+    found = parse(text.encode())
+    result = fastxfer.fetch_many(found.entries, tmp_path, retries=0)
+    assert (tmp_path / "mirrored").read_bytes() == thing.path.read_bytes()
+    assert set(result.results[0].sources) == {nginx.url(thing.name)}
+    queue = fastxfer.Queue(tmp_path / "q.db")
+    queue.add_many(found.entries, tmp_path / "queued", retries=0)
+    assert queue.run().exit_code == 0
+    assert (tmp_path / "queued" / "mirrored").read_bytes() == thing.path.read_bytes()
+
+
 def test_what_its_user_paused_stays_so(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
     thing = objects.make(8 * MIB)
     url = nginx.url(thing.name, prefix="/slow256k")

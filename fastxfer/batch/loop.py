@@ -176,7 +176,8 @@ class Batch:
             self._end(job, None, self._refused.pop(job.key), Progress(state="failed"))
             return
         try:
-            transfer = start(job.url, job.out, **job.options)
+            options = {**job.options, "mirrors": job.mirrors} if job.mirrors else job.options
+            transfer = start(job.url, job.out, **options)
         except FastxferError as error:
             self._end(job, None, error, Progress(state="failed"))
             return

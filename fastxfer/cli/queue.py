@@ -31,6 +31,7 @@ from fastxfer.cli.many import (
     run_shown,
 )
 from fastxfer.errors import OptionError
+from fastxfer.options import TransferOptions
 from fastxfer.queue import Queue, QueueItem
 from fastxfer.queue.items import STATES
 
@@ -92,7 +93,9 @@ def _add(command: str, arguments: Sequence[str]) -> int:
     given = parser.parse(arguments, "words")
     if not given.words:
         raise OptionError("a URL is missing")
+    chosen = values(options, given)
     url, *mirrors = given.words
+    mirrors = mirrors or list(TransferOptions.build(mirrors=chosen.pop("mirrors", None)).mirrors)
     queue = Queue(given.queue)
     out = out_path(**values(targets, given))
     id = queue.add(
@@ -101,7 +104,7 @@ def _add(command: str, arguments: Sequence[str]) -> int:
         mirrors=mirrors,
         priority=given.priority,
         paused=bool(given.paused),
-        **values(options, given),
+        **chosen,
     )
     item = queue.item(id)
     if switch("json", given.json):

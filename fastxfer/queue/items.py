@@ -18,7 +18,7 @@ from fastxfer.units import format_size
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
 # What these say is stored, for it is needed, and never shown.
-SECRET = frozenset({"headers", "auth", "proxy", "refresh"})
+SECRET = frozenset({"headers", "auth", "proxy", "refresh", "mirrors"})
 MAX_PRIORITY = 1_000_000
 
 
