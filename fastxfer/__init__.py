@@ -5,6 +5,8 @@ import fastxfer
 result = fastxfer.fetch("https://example.org/data.bin", "data.bin", connections=16)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fastxfer import errors
 from fastxfer._version import __version__
 from fastxfer.api import Transfer, fetch, probe, start, verify
@@ -12,17 +14,44 @@ from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a 
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 
+if TYPE_CHECKING:
+    from fastxfer.batch import BatchResult
+    from fastxfer.many import fetch_many, read_inputs
+    from fastxfer.queue import Queue, QueueItem
+
+# What few need is imported when it is asked for: SQLite, XML and the parsers take longer than the rest.
+_DEFERRED = {
+    "BatchResult": "fastxfer.batch",
+    "Queue": "fastxfer.queue",
+    "QueueItem": "fastxfer.queue",
+    "fetch_many": "fastxfer.many",
+    "read_inputs": "fastxfer.many",
+}
+
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
+    "BatchResult",
     "FetchResult",
     "Progress",
+    "Queue",
+    "QueueItem",
     "RemoteObject",
     "Transfer",
     "VerifyResult",
     "__version__",
     "errors",
     "fetch",
+    "fetch_many",
     "probe",
+    "read_inputs",
     "start",
     "verify",
     *errors.__all__,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DEFERRED:
+        import importlib
+
+        return getattr(importlib.import_module(_DEFERRED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ __all__ = [
     "OptionError",
     "OverloadedError",
     "PausedError",
+    "QueueError",
     "RangeError",
     "RemoteChangedError",
     "Retry",
@@ -257,6 +258,12 @@ class DiskFullError(StorageError):
 
 class CheckpointError(FastxferError):
     """A checkpoint that cannot be read: damaged, of an unknown version, or not one of fastxfer's."""
+
+    exit_code = 8
+
+
+class QueueError(FastxferError):
+    """A queue that cannot be read: damaged, of an unknown version, or not one of fastxfer's."""
 
     exit_code = 8
 

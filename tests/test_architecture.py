@@ -18,6 +18,9 @@ ROOM_OF = {
     "fastxfer.cli": "face",
     "fastxfer.progress.bar": "face",
     "fastxfer.progress.reporter": "face",
+    "fastxfer.queue": "face",
+    "fastxfer.many": "face",
+    "fastxfer.batch": "face",
     "fastxfer": "api",
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
@@ -53,7 +56,13 @@ ROOM_OF = {
 EFFECTS = ["fastxfer.engine", "fastxfer.storage", "fastxfer.sources"]
 
 # Imports inside a function that go upward, each on purpose.
-DEFERRED_UPWARD = {("fastxfer.api", "fastxfer.progress.reporter")}
+DEFERRED_UPWARD = {
+    ("fastxfer.api", "fastxfer.progress.reporter"),
+    # Public names that are imported when they are asked for.
+    ("fastxfer", "fastxfer.batch"),
+    ("fastxfer", "fastxfer.many"),
+    ("fastxfer", "fastxfer.queue"),
+}
 
 # All that a pure module may take from outside the package; a list where only some names are pure.
 PURE_IMPORTS: dict[str, list[str] | None] = {
@@ -118,7 +127,8 @@ def imports_of(name: str) -> list[Import]:
     tree = TREES[name]
     at_top = {id(node) for node in ast.walk(tree)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             at_top -= {id(inner) for inner in ast.walk(node)}
     found = []
     for node in ast.walk(tree):

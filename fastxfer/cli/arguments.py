@@ -200,6 +200,25 @@ class Parser(argparse.ArgumentParser):
         return spelled
 
 
+def add_inputs(parser: Parser) -> None:
+    """Adds the options that say how an input file is read."""
+    formats = "list, aria2, checksums or metalink"
+    parser.add_argument("--input-format", metavar="F", help=f"{formats} (default: recognised by content)")
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="where the files of a list of checksums are; repeated: mirrors",
+    )
+    parser.add_switch("--any-dir", help="allow absolute directories in an aria2 input file")
+
+
+def add_jobs(parser: Parser) -> None:
+    """Adds the option -j."""
+    parser.add_argument("-j", "--jobs", metavar="N", help="transfers at once, 1 to 64 (default: 4)")
+
+
 def values(
     options: Iterable[Option], given: argparse.Namespace, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:

@@ -7,9 +7,7 @@ there is one way out, and no moment at which Ctrl-C can hit half a save.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,12 +17,15 @@ from fastxfer.cli import output
 from fastxfer.cli.arguments import (
     Option,
     Parser,
+    add_inputs,
+    add_jobs,
     one_url,
     switch,
     target_options,
     transfer_options,
     values,
 )
+from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import FastxferError, OptionError, PausedError
 from fastxfer.results import FetchResult
 from fastxfer.storage.paths import resolve_target
@@ -46,6 +47,14 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command. Raises FastxferError."""
     parser, targets, options = make_parser()
     given = parser.parse(arguments, "urls")
+    if given.input is not None:
+        from fastxfer.cli.many import fetch_inputs
+
+        return fetch_inputs(given, targets, options)
+    if given.jobs or given.input_format or given.base_url or given.any_dir:
+        raise OptionError(
+            "-j, --input-format, --base-url and --any-dir are for many objects: -i FILE is missing"
+        )
     url, *mirrors = given.urls or [one_url(given.urls)]
     as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
     show_bar = (
@@ -75,7 +84,8 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     """Returns the parser, the options of the target and those of the transfer."""
     parser = Parser(
         "fetch",
-        "URL [MIRROR...] [-o OUT] [-d DIR] [OPTION...]",
+        "URL [MIRROR...] [-o OUT] [-d DIR] [OPTION...]\n"
+        "       fastxfer fetch -i FILE [-j N] [-d DIR] [OPTION...]",
         "Fetches an object over many connections into one file, and goes on where an earlier run stopped.",
         epilog=EPILOG,
     )
@@ -87,6 +97,15 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     )
     targets, options = target_options(), transfer_options()
     parser.add_options("target", targets)
+    parser.add_argument(
+        "-i",
+        "--input",
+        metavar="FILE",
+        help="fetch what a file names (- for stdin): a list of URLs, an aria2 input file, SHA256SUMS, "
+        "Metalink",
+    )
+    add_jobs(parser)
+    add_inputs(parser)
     parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
     parser.add_switch("-q", "--quiet", help="no output but errors")
     parser.add_switch("--progress", help="the bar on a terminal, with --json too")
@@ -116,23 +135,12 @@ def out_path(out: str | None = None, dir: str | None = None) -> str | None:
 def fetch(url: str, out: str | None, options: dict[str, Any], *, as_json: bool, bar: bool) -> FetchResult:
     """Fetches as `fastxfer.fetch` does, and shows how it goes. Raises FastxferError, a stop included."""
     with start(url, out, **options) as transfer:
-        _stop_on_signals(transfer)
+        stop_on_signals(transfer.cancel)
         if bar and not _over_soon(transfer):
             _watch(transfer, out, as_json)
         elif as_json:
             _tell(transfer)
         return transfer.wait()
-
-
-def _stop_on_signals(transfer: Transfer) -> None:
-    def stop(_number: int, _frame: object) -> None:
-        transfer.cancel()
-
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) not in (signal.SIG_IGN, None):
-            signal.signal(number, stop)
 
 
 def _over_soon(transfer: Transfer) -> bool:

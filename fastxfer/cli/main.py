@@ -23,6 +23,7 @@ COMMANDS = {
     "fetch": "fetch an object over many connections; goes on where an earlier run stopped",
     "probe": "show what a server tells of an object",
     "verify": "hold a file against a checksum or its kept ledger, and repair what is damaged",
+    "queue": "a list of transfers that outlives its processes: add, import, list, run, pause, ...",
     "status": "show what is there of a target: complete, or how much and how to go on",
     "demo": "a local server, a fetch, a kill, a resume, a verified end",
 }

@@ -62,9 +62,18 @@ def error_line(error: FastxferError) -> None:
         message = f"stopped; the same command {what}"
     else:
         message = str(error)
-    kept = f" (kept: {error.kept})" if error.kept else ""
+    note(f"{message}{kept(error)}")
+
+
+def kept(error: FastxferError) -> str:
+    """Returns what an error's line says of what is kept, "" for nothing."""
+    return f" (kept: {error.kept})" if error.kept else ""
+
+
+def note(message: str) -> None:
+    """Writes a line on stderr; does nothing when stderr is gone too."""
     try:
-        print(plain(f"fastxfer: {message}{kept}"), file=sys.stderr, flush=True)
+        print(plain(f"fastxfer: {message}"), file=sys.stderr, flush=True)
     except OSError:
         pass
 

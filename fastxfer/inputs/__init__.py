@@ -13,7 +13,7 @@ from fastxfer.errors import OptionError
 from fastxfer.inputs.checksums import is_line, read_checksums
 from fastxfer.inputs.entry import MAX_INPUT_BYTES, Entry, Pieces, Warnings, finished, lines_of
 from fastxfer.inputs.metalink import read_metalink
-from fastxfer.inputs.uris import read_aria2, read_list
+from fastxfer.inputs.uris import is_option, read_aria2, read_list
 
 __all__ = ["FORMATS", "MAX_INPUT_BYTES", "Entry", "Inputs", "Pieces", "parse"]
 
@@ -84,4 +84,4 @@ def _recognised(text: str) -> str:
             "the input file is none that is known: it begins neither with a URL, a checksum nor XML; "
             f"--input-format takes one of {', '.join(FORMATS)}"
         )
-    return "aria2" if any(line[0] in " \t" or "\t" in line.strip() for line in told) else "list"
+    return "aria2" if any(is_option(line) or "\t" in line.strip() for line in told) else "list"

@@ -11,6 +11,7 @@ them; one that has no meaning here is a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from fastxfer.inputs.entry import Entry, Warnings, at, lines_of, usable_urls
 from fastxfer.options import MAX_CONNECTIONS, TransferOptions, parse_flag
 
 MAX_TRIES = 1000
+_NAME = re.compile(r"[A-Za-z0-9-]+")
+_OPTION = re.compile(r"[ \t]\s*[A-Za-z0-9-]+\s*=")
 
 
 @dataclass(slots=True)
@@ -40,6 +43,11 @@ class _Draft:
         return Entry(
             self.urls, self.folder + self.out, self.directory, options, paused=self.paused, where=self.where
         )
+
+
+def is_option(line: str) -> bool:
+    """Returns whether a line is an indented option, as aria2 has them."""
+    return bool(_OPTION.match(line))
 
 
 def read_list(text: str, warnings: Warnings) -> list[Entry]:
@@ -81,7 +89,7 @@ def _check_spaces(where: str, urls: list[str]) -> None:
 
 def _take_option(draft: _Draft, where: str, content: str, warnings: Warnings) -> None:
     name, equals, value = (part.strip() for part in content.partition("="))
-    if not equals:
+    if not equals or not _NAME.fullmatch(name):
         raise OptionError(f"{where}: an option is written name=value")
     take = _OPTIONS.get(name)
     if take is None:

@@ -62,9 +62,17 @@ class Bar:
         if self._drawn:
             self._write("\n")
 
-    def show(self, progress: Progress) -> None:
-        """Draws how a transfer stands."""
+    def say(self, text: str) -> None:
+        """Writes a line above the bar."""
+        if self._console is not None:
+            self._write(f"\r\x1b[A\x1b[J{text}\n" if self._drawn else f"{text}\n")
+            self._drawn = False
+
+    def show(self, progress: Progress, name: str | None = None) -> None:
+        """Draws how a transfer stands, under another name if one is given."""
         console = self._console
+        if name is not None:
+            self._name = name
         if console is None:
             return
         if console.is_dumb_terminal or console.is_jupyter:

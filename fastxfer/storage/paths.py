@@ -111,6 +111,19 @@ class Target:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Below(os.PathLike[str]):
+    """An `out` that comes from outside: `name`, a safe path with folders, below `root`, which is the user's
+    own word. It is reached from there by descriptors; its missing folders are made.
+    """
+
+    root: str
+    name: str
+
+    def __fspath__(self) -> str:
+        return os.path.join(self.root, self.name)
+
+
 def resolve_target(url: str, out: str | os.PathLike[str] | None) -> Target:
     """Returns where an object of `url` goes: `out`, or its name inside `out` when that is a directory, or in
     the current directory.
@@ -118,31 +131,45 @@ def resolve_target(url: str, out: str | os.PathLike[str] | None) -> Target:
     Symbolic links on the way to the directory are the user's own word; its own is none. Raises OptionError
     for an unusable name, StorageError when the directory is missing or the target not to be written.
     """
+    if isinstance(out, Below):
+        return target_below(_open_root(Path(out.root)), out.name)
     text = os.fspath(out) if out is not None else ""
-    if "\0" in text:
-        raise OptionError("out must not hold a NUL character")
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError as error:
-        raise OptionError(f"{ascii(text)[:80]} cannot be a file name here") from error
+    check_text(text)
     final = Path(text or ".")
     if not text or text.endswith(os.sep) or os.path.isdir(final):
         final = final / name_of_url(url)
-    if len(os.fsencode(final.name)) > MAX_FILE_BYTES:
+    check_length(final.name)
+    target = Target(_open_root(final.parent, final), final.name)
+    target.check()
+    return target
+
+
+def check_text(path: str) -> None:
+    """Raises OptionError for what no path here can be."""
+    if "\0" in path:
+        raise OptionError("out must not hold a NUL character")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{ascii(path)[:80]} cannot be a file name here") from error
+
+
+def check_length(name: str) -> None:
+    """Raises OptionError for a file's name that leaves no room for those of its working files."""
+    if len(os.fsencode(name)) > MAX_FILE_BYTES:
         raise OptionError(
             f"the file's name is too long for its working files: {MAX_FILE_BYTES} bytes are allowed"
         )
+
+
+def _open_root(path: Path, final: Path | None = None) -> Directory:
     try:
-        directory = Directory.open(final.parent)
+        return Directory.open(path)
     except OSError as error:
         if error.errno not in _NO_DIRECTORY:
-            raise storage_error(f"open the directory {final.parent}", error) from error
-        raise StorageError(
-            f"cannot write {final}: there is no directory {final.parent}; create it first"
-        ) from error
-    target = Target(directory, final.name)
-    target.check()
-    return target
+            raise storage_error(f"open the directory {path}", error) from error
+        what = final if final is not None else f"into {path}"
+        raise StorageError(f"cannot write {what}: there is no directory {path}; create it first") from error
 
 
 def target_below(root: Directory, name: str) -> Target:

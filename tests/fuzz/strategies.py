@@ -187,6 +187,71 @@ RECORD = st.one_of(
     st.sampled_from([b"[" * 2000, b"NaN", b'{"etag": 1}', b'{"etag": "", "mtime": NaN}', b"\xff\xfe"]),
     st.binary(max_size=40),
 )
+NAME_IN_A_LIST = st.one_of(
+    st.sampled_from(
+        [b"a", b"b/c", b"A", b"./d", b"x.part", b"..", b"../e", b"/etc/f", b"a\\\\b", b"a\\n", b"%2e"]
+    ),
+    NAME.map(lambda name: name.replace(b"\n", b"")),
+)
+HEX = st.sampled_from([32, 40, 64, 128, 33]).flatmap(lambda n: st.sampled_from([b"0" * n, b"aF" * (n // 2)]))
+LIST_LINE = st.one_of(joined(URL, st.just(b"/"), NAME_IN_A_LIST), st.sampled_from([b"", b"# c", b" "]))
+ARIA2_OPTION = joined(
+    words(b" ", b"  ", b"\t"),
+    st.sampled_from(
+        b"out dir checksum header split max-connection-per-server max-download-limit user-agent referer "
+        b"http-user http-passwd all-proxy pause continue gid max-tries timeout check-certificate x".split()
+    ),
+    st.just(b"="),
+    st.one_of(
+        NAME_IN_A_LIST, NUMBERS, SIZE, CHECKSUM, URL, HEX.map(b"sha-256=".__add__),
+        st.sampled_from([b"true", b"*", b"A: b", b"0", b""]),
+    ),
+)  # fmt: skip
+ARIA2_LINE = st.one_of(LIST_LINE, st.tuples(URL, URL).map(b"\t".join), ARIA2_OPTION, ARIA2_OPTION)
+SUMS_LINE = st.one_of(
+    joined(st.sampled_from([b"", b"\\"]), HEX, st.sampled_from([b"  ", b" *"]), NAME_IN_A_LIST),
+    joined(words(b"SHA256", b"MD5", b"CRC"), st.just(b" ("), NAME_IN_A_LIST, st.just(b") = "), HEX),
+)
+NEW_LINE = st.sampled_from([b"\n", b"\n", b"\r\n"])
+
+
+def lines(line: Bytes) -> Bytes:
+    """Returns a few such lines."""
+    return st.tuples(NEW_LINE, st.lists(line, max_size=8)).map(lambda drawn: drawn[0].join(drawn[1]))
+
+
+XML_TEXT = st.one_of(NUMBERS, URL, HEX, st.sampled_from([b"", b" ", b"&amp;", b"&x;", b"<![CDATA[1]]>"])).map(
+    lambda text: text.replace(b"\0", b"")
+)
+XML_TAG = st.sampled_from(
+    b"file size hash url pieces files verification resources metaurl identity metalink".split()
+)
+XML_GIVEN = st.lists(
+    st.one_of(
+        NAME_IN_A_LIST.map(lambda name: b'name="%s"' % name.replace(b'"', b"")),
+        st.sampled_from([b'type="sha-256"', b'type="md5"', b'type="http"', b'length="5"', b'length="0"']),
+        NUMBERS.map(lambda number: b'priority="%s" preference="%s"' % (number, number)),
+    ),
+    max_size=2,
+).map(b" ".join)
+XML = st.recursive(
+    XML_TEXT,
+    lambda inner: st.tuples(XML_TAG, XML_GIVEN, st.lists(inner, max_size=4).map(b"".join)).map(
+        lambda drawn: b"<%s %s>%s</%s>" % (*drawn, drawn[0])
+    ),
+    max_leaves=12,
+)
+GOOD_FILE = st.tuples(NAME_IN_A_LIST, NUMBERS, HEX, XML).map(
+    lambda drawn: (
+        b'<file name="%s"><size>%s</size><hash type="sha-256">%s</hash><url>http://h/a</url>%s</file>' % drawn
+    )
+)
+METALINK = st.tuples(
+    st.sampled_from([b"", b"<?xml version='1.0' encoding='utf-16'?>", b"<!DOCTYPE metalink>"]),
+    st.sampled_from([b"urn:ietf:params:xml:ns:metalink", b"http://www.metalinker.org/", b"x"]),
+    st.lists(st.one_of(GOOD_FILE, GOOD_FILE, XML), max_size=3).map(b"".join),
+    st.sampled_from([b"</metalink>", b"</metalink>", b"", b"</x>"]),
+).map(lambda drawn: b'%s<metalink xmlns="%s">%s%s' % drawn)
 STRATEGIES: dict[str, Bytes] = {
     "content_range": CONTENT_RANGE,
     "range_field": RANGE,
@@ -206,4 +271,9 @@ STRATEGIES: dict[str, Bytes] = {
     "part_file": descriptions(),
     "oversized_checkpoint": st.binary(max_size=100),
     "record": RECORD,
+    "input_file": st.one_of(lines(LIST_LINE), lines(ARIA2_LINE), lines(SUMS_LINE), METALINK),
+    "input_list": lines(LIST_LINE),
+    "input_aria2": lines(ARIA2_LINE),
+    "input_checksums": lines(SUMS_LINE),
+    "input_metalink": METALINK,
 }

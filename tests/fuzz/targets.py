@@ -21,6 +21,7 @@ from typing import Any
 from fastxfer.cli.arguments import transfer_options
 from fastxfer.engine.request import MAX_HEADER_FIELDS, Exchange, Head, Request
 from fastxfer.errors import BadResponseError, FastxferError, OptionError, OverloadedError
+from fastxfer.inputs import FORMATS, parse
 from fastxfer.names import MAX_NAME_BYTES, check_collisions, name_of_url, safe_name, safe_path
 from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span, format_range, parse_content_range, parse_range
@@ -366,3 +367,52 @@ def environment(data: bytes) -> None:
             is_presentable(error)
         else:
             assert value is None or TransferOptions.build(**{each.name: value})
+
+
+# ---- input files ----
+
+BASE_URLS = ("https://example.org/base",)
+
+
+def input_is_sound(data: bytes, format: str | None) -> None:
+    """Reads an input file: what comes of it can be fetched to names that are safe side by side, or is refused
+    with a word about it.
+    """
+    try:
+        found = parse(data, format=format, base_urls=BASE_URLS)
+    except OptionError as error:
+        is_presentable(error)
+        return
+    assert found.entries and found.format in FORMATS
+    assert all(warning and warning.isprintable() and len(warning) < 300 for warning in found.warnings)
+    for entry in found.entries:
+        assert entry.urls and all(url.lower().startswith(("http://", "https://")) for url in entry.urls)
+        assert ".." not in safe_path(entry.name) and entry.directory is None
+        assert entry.size is None or 0 <= entry.size <= MAX_SIZE
+        TransferOptions.build(**entry.options)
+    check_collisions(entry.name for entry in found.entries)
+
+
+@target
+def input_file(data: bytes) -> None:
+    input_is_sound(data, None)
+
+
+@target
+def input_list(data: bytes) -> None:
+    input_is_sound(data, "list")
+
+
+@target
+def input_aria2(data: bytes) -> None:
+    input_is_sound(data, "aria2")
+
+
+@target
+def input_checksums(data: bytes) -> None:
+    input_is_sound(data, "checksums")
+
+
+@target
+def input_metalink(data: bytes) -> None:
+    input_is_sound(data, "metalink")
