@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fastxfer import racing
 from fastxfer.engine.loop import Timer, before_exit, shared_engine
 from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import (
@@ -255,10 +256,16 @@ class Download:
 
     def _feed(self, event: plan.Event) -> None:
         now = time.monotonic()
-        for command in self._scheduler.handle(event, now):
+        for command in self._scheduler.handle(event, now, self._lanes.reached()):
             match command:
                 case plan.Fetch(slot, start, stop):
                     self._fetch(slot, start, stop)
+                case plan.Race(slot, start, stop):
+                    self._fetch(slot, start, stop, races=True)
+                case plan.Shrink(slot, stop):
+                    self._lanes.of(slot, self.source)[0].shrink(stop)
+                case plan.Adopt(slot, pos):
+                    self._adopt(self._lanes.of(slot, self.source)[0], pos)
                 case plan.Abort(slot):
                     self._engine.abort(self._lanes.of(slot, self.source)[0].exchange)
                 case plan.Complete():
@@ -279,17 +286,27 @@ class Download:
             self._feed(plan.Pause())
         self._feed(event)
 
-    def _fetch(self, slot: int, start: int, stop: int | None) -> None:
+    def _fetch(self, slot: int, start: int, stop: int | None, *, races: bool = False) -> None:
         lane, fresh = self._lanes.of(slot, self.source)
         if fresh and self._mode in ("ranged", "single"):
             self._keeping.attach(lane.exchange.writer)
         lane.start, lane.stop, lane.doubt, lane.suspects = start, stop, None, False
+        lane.cut, lane.racing = None, races
         self._send(lane)
+
+    def _adopt(self, lane: Lane, pos: int) -> None:
+        """A racer's bytes go into the sink from now on; if its request is over they are all of its run."""
+        racing.adopt(lane, pos, self._keeping.partials.get(pos, 0), self.target.part)
+        if not lane.out:
+            self._on_engine(lambda: self._ended(lane.exchange, None))
 
     def _send(self, lane: Lane) -> None:
         lane.writing = lane.held = False
-        lane.verdict, lane.failure = None, None
+        lane.verdict, lane.failure, lane.waited_s = None, None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
+        lane.sent_at = lane.seen_at
+        if lane.cut is not None and lane.stop is not None:
+            lane.stop, lane.cut = lane.cut, None
         lane.exchange.writer.refuse()
         self._requests += 1
         lane.source = self.source
@@ -303,7 +320,10 @@ class Download:
         lane = self._lanes.of(exchange.slot, self.source)[0]
         try:
             lane.verdict = verdict = self._subject.judge(lane.asked, head)
-            if isinstance(verdict, Partial | Whole):
+            if lane.racing:
+                racing.take(lane, verdict)
+                lane.answered(time.monotonic())
+            elif isinstance(verdict, Partial | Whole):
                 self._take(lane, verdict)
             else:
                 self._drain(lane, head)
@@ -319,6 +339,7 @@ class Download:
             raise lane.doubt  # the object is still the known one
         if self._mode == "probing":
             lane.held = True
+            lane.answered(time.monotonic())
             lane.exchange.writer.hold()
             self._mode = "opening"
             self._on_engine(lambda: self._open(lane, verdict))
@@ -341,8 +362,9 @@ class Download:
             start, stop = 0, ENDLESS if size is None else size
         lane.exchange.writer.begin(start, stop, self._keeping.partials.get(start, 0))
         lane.writing, lane.held = True, False
-        lane.seen_at = lane.mark_at = time.monotonic()
-        lane.mark = lane.exchange.writer.received
+        lane.answered(time.monotonic())
+        if lane.cut is not None:
+            lane.shrink(lane.cut)
 
     def _drain(self, lane: Lane, head: Head) -> None:
         """Lets a short body that is of no use pass, which keeps the connection; refuses a long one."""
@@ -394,7 +416,10 @@ class Download:
         else:
             self._mode = "ranged"
             assert keeping.ledger is not None
-            event = plan.Opened(keeping.missing(), keeping.ledger.chunk_size)
+            shared = lane.exchange.multiplexed and lane.exchange.http_version in ("2", "3")
+            event = plan.Opened(
+                keeping.missing(), keeping.ledger.chunk_size, lane.waited_s, multiplexed=shared
+            )
         if lane.held:
             self._start_writing(lane, verdict)
         self._feed_anew(event)
@@ -418,6 +443,12 @@ class Download:
             self._pending = (exchange, error)  # its answer is still being made room for
             return
         lane.out = lane.held = False
+        if lane.racing and self._mode == "ranged" and self._ending is None and self._restart is None:
+            pos, failure = racing.ended(lane, error)
+            self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random(), lane.waited_s))
+            if self._paused:
+                self._maybe_go_on()
+            return
         pos = self._reached(lane)
         if self._mode in ("settling", "over"):
             return
@@ -439,7 +470,7 @@ class Download:
             # The address that a redirect led to may have expired: ask the first one again.
             self.source = self.original
             failure = ServerError(failure.message, status=failure.status)
-        self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random()))
+        self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random(), lane.waited_s))
         if self._paused:
             self._maybe_go_on()
 
@@ -584,6 +615,10 @@ class Download:
             self._engine.abort(lane.exchange, error)
         if self._mode in ("ranged", "single"):
             self._keeping.follow(self._contiguous())
+        if self._mode == "ranged":
+            self._feed(plan.Tick())
+            if self._mode != "ranged":
+                return
         self._meter.update(self._lanes.transferred, now)
         self._publish_progress()
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))

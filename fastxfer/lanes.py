@@ -41,11 +41,35 @@ class Lane:
     seen_at: float = 0.0
     mark: int = 0  # bytes received when its pace was last measured
     mark_at: float = 0.0
+    cut: int | None = None  # where its run ends before its request does
+    racing: bool = False  # its body is kept aside: the bytes are another lane's to write
+    sent_at: float = 0.0
+    waited_s: float | None = None  # how long its answer took to begin
 
     @property
     def asked(self) -> Span | None:
         """The range that is asked for."""
         return None if self.stop is None or self.doubt is not None else (self.start, self.stop)
+
+    @property
+    def reached(self) -> int | None:
+        """Up to where its bytes are in place, or at hand of a racer; None while it brings none."""
+        if self.writing:
+            return self.exchange.writer.pos
+        return self.start + self.exchange.writer.stashed if self.racing else None
+
+    def shrink(self, stop: int) -> None:
+        """Ends its run at `stop`; its request ends when the body comes there."""
+        self.cut = stop
+        if self.writing:
+            self.exchange.writer.stop = stop
+
+    def answered(self, now: float) -> None:
+        """Its answer is good: its bytes come from now on."""
+        if self.waited_s is None:
+            self.waited_s = now - self.sent_at
+        self.seen_at = self.mark_at = now
+        self.mark = self.exchange.writer.received
 
 
 def request_for(source: HttpSource, asked: Span | None, if_range: str | None = None) -> Request:
@@ -93,6 +117,10 @@ class Lanes:
     def out(self) -> int:
         """How many requests are on their way."""
         return sum(lane.out for lane in self._lanes.values())
+
+    def reached(self) -> dict[int, int]:
+        """Returns up to where the bytes of each slot's request are in place, where they come already."""
+        return {slot: pos for slot, lane in self._lanes.items() if (pos := lane.reached) is not None}
 
     @property
     def transferred(self) -> int:

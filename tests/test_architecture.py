@@ -22,6 +22,7 @@ ROOM_OF = {
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
     "fastxfer.lanes": "drivers",
+    "fastxfer.racing": "drivers",
     "fastxfer.safekeeping": "drivers",
     "fastxfer.ledgers": "drivers",
     "fastxfer.examining": "drivers",

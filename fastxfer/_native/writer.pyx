@@ -53,6 +53,7 @@ cdef enum:
     HOLDING = 1
     WRITING = 2
     COLLECTING = 3
+    STASHING = 4
 
 # libcurl's CURL_WRITEFUNC_PAUSE (curl/curl.h).
 cdef long PAUSE = 0x10000001
@@ -113,13 +114,14 @@ cdef class Writer:
     """A callable that puts a response's body where it belongs. One thread at a time.
 
     It refuses bytes (the request then fails) until it is told what to do with them: `hold` keeps libcurl waiting, `begin` writes a run into the
-    sink, `collect` keeps an error's body. `received` counts the bytes of body that were taken since it was made.
+    sink, `stash` keeps a run aside, `collect` an error's body. `received` counts the bytes of body that were taken since it was made.
     """
     cdef fx_writer c
     cdef int mode
     cdef ChunkLedger ledger
     cdef Mapping mapping
     cdef bytearray collected
+    cdef size_t room
     cdef Throttle throttle
     cdef readonly bint waiting
     cdef readonly uint64_t received
@@ -220,7 +222,7 @@ cdef class Writer:
 
     def detach(self):
         """Lets go of the sink and its memory; the writer refuses bytes from here on. Buffered bytes that were not ended are dropped."""
-        self.mode = REFUSING
+        self.refuse()
         self._forget()
         self._drop_buffer()
 
@@ -236,13 +238,45 @@ cdef class Writer:
         self.mode = HOLDING
 
     def refuse(self):
-        """Fails the request at its next byte."""
+        """Fails the request at its next byte. What was kept aside is let go."""
+        if self.mode == STASHING:
+            self.collected = None
         self.mode = REFUSING
 
     def collect(self):
         """Keeps the first COLLECT_LIMIT bytes of body aside, drops the rest."""
         self.collected = bytearray()
         self.mode = COLLECTING
+
+    def stash(self, size_t room):
+        """Keeps up to `room` bytes of body aside, in memory; takes no more. The sink is not touched."""
+        self.collected = bytearray()
+        self.room = room
+        self.overrun = self.waiting = False
+        self.error = 0
+        self.mode = STASHING
+
+    @property
+    def stashed(self):
+        """How many bytes are kept aside."""
+        return len(self.collected) if self.collected is not None else 0
+
+    def unstash(self, uint64_t pos, uint64_t stop, size_t skip, uint64_t crc=0):
+        """Begins the run [pos, stop) with what was kept aside but for its first `skip` bytes, and lets go of it.
+
+        Raises ValueError as `begin` does, and when there is nothing after `skip` or more than the run takes; OSError when it could not
+        be written. Nothing of it is counted as received again.
+        """
+        cdef size_t taken = 0
+        cdef size_t count = self.stashed
+        if self.mode != STASHING or skip > count or count - skip > stop - pos:
+            raise ValueError("what was kept aside is not of this run")
+        cdef bytearray kept = self.collected
+        self.begin(pos, stop, crc)
+        self.collected = None
+        self.error = fx_writer_put(&self.c, <const unsigned char *><const char *>kept + skip, count - skip, &taken)
+        if self.error:
+            raise OSError(self.error, self._reason(self.error))
 
     @property
     def body(self):
@@ -281,13 +315,17 @@ cdef class Writer:
         cdef size_t taken = 0
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if self.mode == WRITING:
+            if self.mode == WRITING or self.mode == STASHING:
                 if self.throttle is not None:
                     self.waiting = self.throttle.tokens <= 0
                     if self.waiting:
                         return PAUSE
                     self.throttle.tokens -= view.len
-                self.error = fx_writer_put(&self.c, <const unsigned char *>view.buf, view.len, &taken)
+                if self.mode == WRITING:
+                    self.error = fx_writer_put(&self.c, <const unsigned char *>view.buf, view.len, &taken)
+                else:
+                    taken = min(<size_t>view.len, self.room - <size_t>len(self.collected))
+                    self.collected += (<const char *>view.buf)[:taken]
                 self.received += taken
                 if self.error == 0 and taken == <size_t>view.len:
                     return None

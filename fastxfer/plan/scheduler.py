@@ -4,9 +4,21 @@ A *slot* is one request at a time. The scheduler knows the missing byte ranges (
 their front and hands each to an idle slot. It starts *probing*: one slot, one request, until the driver says
 what the first answer told (`Opened` or `Single`).
 
-`handle(event, now)` takes what happened and returns what to do, as data. Run length is guided
-self-scheduling: a share of what is left, so that requests are few while there is much and small at the end,
-capped by what the slot's measured rate moves in RUN_SECONDS.
+`handle(event, now, reached)` takes what happened, and how far the requests that are out have come, and
+returns what to do, as data. Run length is guided self-scheduling: a share of what is left, so that requests
+are few while there is much and small at the end, capped by what the slot's measured rate moves in
+RUN_SECONDS.
+
+No run outlasts the others for long (tail.py has the arithmetic, docs/scheduler.md the bounds):
+
+- one that would go on long after all else is in place is *shrunk* in time, and its end is a gap again;
+- a slot that finds no gap takes the end of the run that would take longest, if that pays;
+- when there is nothing to take it *races* the piece that would take longest: what the second request brings
+  is kept aside. Done first, or further when the raced run breaks, it is *adopted*: the run is the racer's
+  from the byte that the other one reached. Behind it is aborted.
+
+How many requests are out at all: growth.py, lowered by overload (`_limit`) and by whoever else shares the
+host (`Room`).
 
 A run ends where it was asked to end, or earlier. What it did not fetch goes back to the gaps from the very
 byte it reached; the driver keeps the checksum of a chunk's first part under that offset, so a run may begin
@@ -17,7 +29,9 @@ chunk: its run *owes* the rest of the chunk, which no other slot can begin.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 
 from fastxfer.errors import (
     BadResponseError,
@@ -27,8 +41,10 @@ from fastxfer.errors import (
     Retry,
     TooSlowError,
 )
-from fastxfer.plan import ranges
+from fastxfer.plan import ranges, tail
+from fastxfer.plan.growth import Growth
 from fastxfer.plan.ranges import Span
+from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.retry import backoff_s
 
 PROBE_BYTES = 256 * 1024
@@ -37,6 +53,22 @@ MIN_RUN_BYTES = 256 * 1024
 RUN_SECONDS = 8.0
 RECOVERY_S = 5.0
 HALVING_S = 1.0
+# A run's rate follows what it does in about this time; before so much of it has passed, what is known of
+# its slot counts.
+RATE_S = 1.0
+SEEN_S = 0.25
+# A run shorter than both tells nothing of its slot's rate; no run is counted shorter than LEAST_S.
+TELLING_BYTES = 64 * 1024
+LEAST_S = 0.001
+# A request that brought nothing is taken for stalled after twice the usual wait and this.
+PATIENCE_S = 0.3
+# A slot so much slower than the others gets the shortest runs.
+FAR_SLOWER = 20
+# A run takes at least so many times the wait for its answer, so that waiting costs a fifth at most.
+WAITS_A_RUN = 4
+# Bytes that races may fetch in vain: so many, or this share of the object, whichever is more.
+WASTE_BYTES = tail.RACE_BYTES
+WASTE_SHARE = 64
 # While others move, a slot's failures weigh no more than so many: it rests 2 s at the longest.
 FAILURES_AMONG_OTHERS = 4
 
@@ -53,10 +85,16 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first answer was accepted: ranges work. `missing` covers the first run too."""
+    """The first answer was accepted: ranges work. `missing` covers the first run too.
+
+    `waited_s` is how long the answer took to begin. `multiplexed`: a request that is cut short does not cost
+    its connection.
+    """
 
     missing: list[Span]
     chunk_size: int
+    waited_s: float | None = None
+    multiplexed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +106,15 @@ class Single:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The request of `slot` ended with everything before `pos` in place. `jitter` in [0, 1) is a fresh
-    random number.
+    """The request of `slot` ended with everything before `pos` in place, or, of a racer, at hand. `jitter` in
+    [0, 1) is a fresh random number; `waited_s` is how long its answer took to begin.
     """
 
     slot: int
     pos: int
     error: FastxferError | None = None
     jitter: float = 0.5
+    waited_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +132,14 @@ class Resume:
     """The user goes on."""
 
 
-Event = Begin | Opened | Single | Ended | Tick | Pause | Resume
+@dataclass(frozen=True, slots=True)
+class Room:
+    """At most so many requests may be out. Those that are out over it go on, and no new one begins."""
+
+    requests: int
+
+
+Event = Begin | Opened | Single | Ended | Tick | Pause | Resume | Room
 
 # ---- commands ----
 
@@ -115,6 +161,33 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Shrink:
+    """The run of `slot` ends at `stop`, which it has not reached, and not where its request ends."""
+
+    slot: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Ask for [start, stop) on `slot`, and keep the bytes aside: they are another slot's to write."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """What `slot` has raced for is written from `pos` on: it is the slot's run now. If its request has ended
+    already, report it with `Ended` again.
+    """
+
+    slot: int
+    pos: int
+
+
+@dataclass(frozen=True, slots=True)
 class Complete:
     """Every byte is in place."""
 
@@ -126,7 +199,7 @@ class GiveUp:
     error: FastxferError
 
 
-Command = Fetch | Abort | Complete | GiveUp
+Command = Fetch | Abort | Shrink | Race | Adopt | Complete | GiveUp
 
 
 @dataclass(slots=True)
@@ -136,6 +209,25 @@ class _Run:
     owed: int | None  # the run answers for the bytes up to here
     began: float
     aborted: bool = False  # its end was asked for and says nothing about the server
+    shrunk: bool = False
+    adopted: bool = False  # it was a race before: its times say nothing about the slot
+    pos: int = 0  # how far it was seen to have come; `start` or less before the first byte
+    seen_at: float | None = None  # when it was first seen to bring bytes
+    meter: RateMeter = field(default_factory=lambda: RateMeter(RATE_S))
+
+    def __post_init__(self) -> None:
+        self.pos = max(self.pos, self.start)
+
+
+@dataclass(slots=True)
+class _Race:
+    of: int  # the slot whose run is raced
+    start: int
+    stop: int
+    pos: int
+    began: float
+    done: bool = False  # all of it is at hand, its request is over
+    lost: bool = False  # it is being aborted
 
 
 @dataclass(slots=True)
@@ -155,6 +247,7 @@ class Scheduler:
         self._wait_s = wait_for_network
         self._slots = [_Slot() for _ in range(connections)]
         self._runs: dict[int, _Run] = {}
+        self._races: dict[int, _Race] = {}
         self._gaps: list[Span] = []
         self._chunk = 1
         self._single_size: int | None = None
@@ -167,10 +260,18 @@ class Scheduler:
         self._least = 1
         self._halved_at = -math.inf
         self._moved_at = 0.0
+        self._growth = Growth(connections)
+        self._room = connections
+        self._moved = 0  # bytes of the runs that ended
+        self._answer_s = 0.0  # how long an answer usually takes to begin
+        self._multiplexed = False
+        self._waste_limit = WASTE_BYTES
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
         self.last_error: FastxferError | None = None
         """The last failure that is being retried, or None once bytes moved again."""
+        self.wasted = 0
+        """Bytes that races have fetched in vain; never over max(WASTE_BYTES, 1/WASTE_SHARE of the object)."""
 
     # ---- what the driver asks ----
 
@@ -182,7 +283,12 @@ class Scheduler:
     @property
     def active(self) -> int:
         """How many requests are out."""
-        return len(self._runs)
+        return len(self._runs) + sum(not race.done for race in self._races.values())
+
+    @property
+    def races(self) -> dict[int, int]:
+        """The slots that race, and whose run each of them races."""
+        return {slot: race.of for slot, race in self._races.items()}
 
     def run(self, slot: int) -> tuple[int, int | None]:
         """Returns (start, stop) of a slot's run."""
@@ -190,24 +296,35 @@ class Scheduler:
         return run.start, run.stop
 
     def next_wake(self) -> float | None:
-        """Returns when a resting slot may go on, or None when none rests that has work."""
-        if self._paused or self._over or not self._gaps:
+        """Returns when a resting slot may go on, or more of them, or None when none rests that has work."""
+        if self._paused or self._over or not self._gaps or self.active >= self._room:
             return None
-        if len(self._runs) >= self._most():
-            limited = self._mode == "ranged" and self._limit < self._connections
-            return self._limited_at + RECOVERY_S if limited else None
+        if self.active >= self._most():
+            if self._mode != "ranged":
+                return None
+            grows = self._growth.next_wake() if self.active >= self._growth.level else None
+            recovers = None
+            if self._limit < self._connections and self.active >= self._limit:
+                recovers = self._limited_at + RECOVERY_S
+            return max((at for at in (grows, recovers) if at is not None), default=None)
         return min(slot.rest_until for _, slot in self._idle())
 
     # ---- the machine ----
 
-    def handle(self, event: Event, now: float) -> list[Command]:
+    def handle(self, event: Event, now: float, reached: Mapping[int, int] | None = None) -> list[Command]:
         """Takes an event at a time and returns what to do. After Complete or GiveUp it returns nothing
         more.
+
+        `reached` says for slots whose answers bring bytes up to where these are in place (at hand, of a
+        racer); without it no run is measured, shrunk or raced.
         """
         if self._over:
             if isinstance(event, Ended):
                 self._runs.pop(event.slot, None)
+                self._races.pop(event.slot, None)
             return []
+        self._look(reached or {}, now)
+        commands: list[Command] = []
         match event:
             case Begin():
                 self._mode = "probing"
@@ -215,30 +332,49 @@ class Scheduler:
                 self._gaps = [(0, PROBE_BYTES)] if event.missing is None else list(event.missing)
                 self._moved_at = now
             case Opened():
-                self._open(event)
+                self._open(event, now)
             case Single():
                 self._single(event)
             case Ended():
-                commands = self._ended(event, now)
-                if commands:
-                    return commands
+                commands = self._any_ended(event, now)
             case Pause():
-                self._paused = True
-                for run in self._runs.values():
-                    run.aborted = True
-                return [Abort(slot) for slot in self._runs]
+                return self._pause()
             case Resume():
                 self._paused = False
                 self._moved_at = now
                 for slot in self._slots:
                     slot.rest_until, slot.failures, slot.strikes = 0.0, 0, 0
-        return self._dispatch(now)  # which is all that a Tick is for
+            case Room():
+                self._room = max(0, event.requests)
+        if self._over:
+            return commands
+        if self._mode == "ranged" and not self._paused:
+            self._grow(now)
+            if reached is not None:
+                commands += self._tend(now, trims=isinstance(event, Tick))
+        return commands + self._dispatch(now, helps=reached is not None)
 
-    def _open(self, event: Opened) -> None:
+    def _look(self, reached: Mapping[int, int], now: float) -> None:
+        """Takes down how far the requests have come."""
+        for slot, pos in reached.items():
+            run, race = self._runs.get(slot), self._races.get(slot)
+            if run is not None and self._mode == "ranged" and pos > run.start:
+                if run.seen_at is None:
+                    run.seen_at = now
+                run.pos = pos
+                run.meter.update(pos, now)
+            elif race is not None:
+                race.pos = max(race.pos, pos)
+
+    def _open(self, event: Opened, now: float) -> None:
         self._mode = "ranged"
         self._chunk = event.chunk_size
+        self._multiplexed = event.multiplexed
+        self._waited(event.waited_s)
+        self._growth.begin(now)
         self._gaps = list(event.missing)
         end = max((stop for _, stop in event.missing), default=0)
+        self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE)
         for run in self._runs.values():
             run.stop = min(run.stop, end) if run.stop is not None else end
             run.owed = min(end, -(-run.stop // self._chunk) * self._chunk)
@@ -251,18 +387,42 @@ class Scheduler:
         for run in self._runs.values():
             run.start, run.stop, run.owed = 0, event.size, event.size
 
-    def _ended(self, event: Ended, now: float) -> list[Command]:
+    def _pause(self) -> list[Command]:
+        self._paused = True
+        for run in self._runs.values():
+            run.aborted = True
+        racers = [slot for slot, race in self._races.items() if not race.lost]
+        lost = [command for slot in racers for command in self._lose(slot)]
+        return [*(Abort(slot) for slot in self._runs), *lost]
+
+    # ---- ends ----
+
+    def _any_ended(self, event: Ended, now: float) -> list[Command]:
+        self._waited(event.waited_s)
+        if event.slot in self._races:
+            return self._race_ended(event, now)
         run = self._runs.pop(event.slot)
+        failing = self._ended(run, event, now)
+        return failing if self._over else self._hand_over(run, event, now)
+
+    def _waited(self, waited_s: float | None) -> None:
+        if waited_s is not None:
+            self._answer_s = waited_s if self._answer_s == 0 else (self._answer_s + waited_s) / 2
+
+    def _ended(self, run: _Run, event: Ended, now: float) -> list[Command]:
         slot = self._slots[event.slot]
         # A stream that can only begin again has moved when it came further than ever before: a server that
         # always cuts it at the same place is given up.
         moved = event.pos > (self._single_best if self._mode == "single" else run.start)
         if moved:
             self._single_best = event.pos
+            self._moved += event.pos - run.start
             if not isinstance(event.error, TooSlowError):  # a trickle is no progress
                 self._progressed(slot, now)
-            rate = (event.pos - run.start) / max(now - run.began, 1e-6)
-            slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
+            took_s = max(now - run.began - (event.waited_s or 0.0), LEAST_S)
+            if not run.adopted and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S):
+                rate = (event.pos - run.start) / took_s
+                slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
         if event.error is None and run.owed is None and not run.aborted:
             return []  # a stream of unknown length that ended as it should
         self._give_back(run, event)
@@ -305,26 +465,174 @@ class Scheduler:
     def _failed(self, slot: _Slot, error: FastxferError, jitter: float, now: float) -> list[Command]:
         if error.retry is not Retry.SAME_SOURCE:
             return self._give_up(error)
-        slot.failures += 1
         slot.strikes += 1
         if slot.strikes > self._retries and now - self._moved_at >= self._wait_s:
             return self._give_up(error)
         self.retries += 1
         self.last_error = error
+        self._rest(slot, error, jitter, now)
+        return []
+
+    def _rest(self, slot: _Slot, error: FastxferError | None, jitter: float, now: float) -> None:
+        slot.failures += 1
         wait_s = backoff_s(slot.failures, jitter)
         if isinstance(error, OverloadedError):
             wait_s = max(wait_s, error.retry_after_s or 0.0)
             self._limit = max(1, len(self._runs))
             self._limited_at = now
         slot.rest_until = now + wait_s
-        return []
 
     def _give_up(self, error: FastxferError) -> list[Command]:
         self._over = True
-        aborts: list[Command] = [Abort(slot) for slot in self._runs]
-        return [*aborts, GiveUp(error)]
+        racers = [slot for slot, race in self._races.items() if not race.done]
+        return [*(Abort(slot) for slot in (*self._runs, *racers)), GiveUp(error)]
 
-    def _dispatch(self, now: float) -> list[Command]:
+    # ---- races ----
+
+    def _race_ended(self, event: Ended, now: float) -> list[Command]:
+        race = self._races[event.slot]
+        race.pos = event.pos
+        if not race.lost and event.error is None and event.pos >= race.stop:
+            race.done = True
+            self._runs[race.of].aborted = True
+            return [Abort(race.of)]
+        del self._races[event.slot]
+        self.wasted += event.pos - race.start
+        if not race.lost:
+            # Whether the object can be had at all is for the others to find out.
+            self._rest(self._slots[event.slot], event.error, event.jitter, now)
+        return []
+
+    def _hand_over(self, run: _Run, event: Ended, now: float) -> list[Command]:
+        """A run that was raced has ended: the racer takes it over if it has come further."""
+        racers = [slot for slot, race in self._races.items() if race.of == event.slot and not race.lost]
+        if not racers:
+            return []
+        slot = racers[0]
+        race = self._races[slot]
+        if self._paused or not race.start <= event.pos < race.stop or race.pos < event.pos:
+            return self._lose(slot)
+        del self._races[slot]
+        self.wasted += event.pos - race.start
+        self._gaps = ranges.subtract(self._gaps, (event.pos, race.stop))
+        self._runs[slot] = _Run(event.pos, race.stop, race.stop, now, adopted=True, pos=race.pos)
+        return [Adopt(slot, event.pos)]
+
+    def _lose(self, slot: int) -> list[Command]:
+        race = self._races[slot]
+        race.lost = True
+        if not race.done:
+            return [Abort(slot)]
+        del self._races[slot]
+        self.wasted += race.pos - race.start
+        return []
+
+    # ---- while runs go on ----
+
+    def _tend(self, now: float, *, trims: bool) -> list[Command]:
+        """Returns what runs and races need that have come to their ends unnoticed, or would come too late."""
+        commands: list[Command] = []
+        for slot, run in self._runs.items():
+            if run.shrunk and not run.aborted and run.stop is not None and run.pos >= run.stop:
+                # libcurl would notice with the next byte, which may be long in coming.
+                run.aborted = True
+                commands.append(Abort(slot))
+        for slot, race in list(self._races.items()):
+            if not race.lost and not race.done and self._runs[race.of].pos >= race.stop:
+                commands += self._lose(slot)
+        return [*commands, *self._trims(now)] if trims else commands
+
+    def _grow(self, now: float) -> None:
+        self._growth.step(
+            now,
+            self._moved + sum(run.pos - run.start for run in self._runs.values()),
+            full=self.active >= self._growth.level,
+            flowing=all(run.seen_at is not None for run in self._runs.values()),
+        )
+
+    def _trims(self, now: float) -> list[Command]:
+        """Takes the ends of runs that would go on long after all else is in place."""
+        pieces = self._pieces(now)
+        total = sum(piece.rate for piece in pieces)
+        seen = sum(self._watched_s(run, now) >= SEEN_S for run in self._runs.values())
+        if not self._gaps or not total or 2 * seen < len(self._runs):
+            return []
+        left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
+        commands: list[Command] = []
+        for piece in pieces:
+            run = self._runs[piece.slot]
+            if run.owed != run.stop or (piece.rate and self._watched_s(run, now) < SEEN_S):
+                continue
+            at = tail.trim(piece, left / total, self._cost_s(), self._chunk, MIN_RUN_BYTES)
+            if at is not None:
+                self._gaps = ranges.add(self._gaps, (at, piece.stop))
+                commands.append(self._shrink(piece.slot, at))
+        return commands
+
+    def _shrink(self, slot: int, stop: int) -> Shrink:
+        run = self._runs[slot]
+        run.stop = run.owed = stop
+        run.shrunk = True
+        return Shrink(slot, stop)
+
+    def _cost_s(self) -> float:
+        """Returns what cutting a request short costs: on HTTP/1.1 its connection."""
+        return 0.0 if self._multiplexed else self._answer_s
+
+    def _watched_s(self, run: _Run, now: float) -> float:
+        return now - run.seen_at if run.seen_at is not None else 0.0
+
+    def _usual_rate(self) -> float:
+        """Returns the mean rate of the slots that have one, or 0.0."""
+        return fmean([slot.rate for slot in self._slots if slot.rate] or [0.0])
+
+    def _pieces(self, now: float) -> list[tail.Piece]:
+        """Returns what is left of the runs whose ends may be taken, the slowest first."""
+        usual = self._usual_rate()
+        found = []
+        for slot, run in self._runs.items():
+            if run.aborted or run.stop is None or run.pos >= run.stop:
+                continue
+            if self._watched_s(run, now) >= SEEN_S:
+                rate = run.meter.rate
+            elif run.seen_at is None and now - run.began > 2 * self._answer_s + PATIENCE_S:
+                rate = 0.0
+            else:
+                rate = self._slots[slot].rate or usual
+            found.append(tail.Piece(slot, run.pos, run.stop, rate))
+        return sorted(found, key=lambda piece: -piece.seconds)
+
+    def _help(self, index: int, pieces: list[tail.Piece], now: float) -> list[Command]:
+        """Gives a slot that finds no gap the end of another's run, or a race."""
+        rate = self._slots[index].rate or self._usual_rate()
+        for piece in pieces:
+            if piece.seconds <= tail.LEAST_GAIN_S:
+                return []
+            run = self._runs[piece.slot]
+            raced = any(race.of == piece.slot for race in self._races.values())
+            if raced or run.owed != run.stop:
+                continue
+            at = tail.share(piece, rate, self._answer_s, self._cost_s(), self._chunk, MIN_RUN_BYTES)
+            if at is not None:
+                self._runs[index] = _Run(at, piece.stop, piece.stop, now)
+                return [self._shrink(piece.slot, at), Fetch(index, at, piece.stop)]
+        return self._begin_race(index, rate, pieces, now)
+
+    def _begin_race(self, index: int, rate: float, pieces: list[tail.Piece], now: float) -> list[Command]:
+        raced = {race.of for race in self._races.values()}
+        stake = sum(race.stop - race.start for race in self._races.values())
+        for piece in pieces:
+            stop = min(piece.stop, piece.pos + tail.RACE_BYTES)
+            affordable = self.wasted + stake + stop - piece.pos <= self._waste_limit
+            if piece.slot not in raced and affordable and tail.races(piece, rate, self._answer_s):
+                self._races[index] = _Race(piece.slot, piece.pos, stop, piece.pos, now)
+                return [Race(index, piece.pos, stop)]
+        return []
+
+    # ---- new runs ----
+
+    def _dispatch(self, now: float, *, helps: bool) -> list[Command]:
+        """Gives the idle slots runs from the gaps and, if it `helps`, parts of what others do."""
         if self._mode == "new" or self._paused:
             return []
         if not self._gaps and not self._runs and self._mode != "probing":
@@ -333,21 +641,33 @@ class Scheduler:
         if self._limit < self._connections and now >= self._limited_at + RECOVERY_S:
             self._limit += 1
             self._limited_at = now
+        idle = [index for index, slot in self._idle() if slot.rest_until <= now]
         commands: list[Command] = []
-        for index, slot in self._idle():
-            if not self._gaps or len(self._runs) >= self._most():
-                break
-            if slot.rest_until > now:
-                continue
-            start, stop = self._cut(slot)
+        while idle and self._gaps and self.active < self._most():
+            index = idle.pop(0)
+            start, stop = self._cut(self._slots[index])
             owed = stop if self._mode != "single" else self._single_size
             self._runs[index] = _Run(start, stop, owed, now)
             commands.append(Fetch(index, start, stop))
+        return commands + self._helping(idle, now) if helps and not self._gaps else commands
+
+    def _helping(self, idle: list[int], now: float) -> list[Command]:
+        commands: list[Command] = []
+        pieces = self._pieces(now) if idle and self._mode == "ranged" else []
+        for index in idle:
+            if not pieces or self.active >= self._most():
+                break
+            helping = self._help(index, pieces, now)
+            if helping:
+                commands += helping
+                pieces = self._pieces(now)
         return commands
 
     def _most(self) -> int:
         """Returns how many requests may be out now."""
-        return self._limit if self._mode == "ranged" else 1
+        return (
+            min(self._room, self._limit, self._growth.level) if self._mode == "ranged" else min(self._room, 1)
+        )
 
     def _idle(self) -> list[tuple[int, _Slot]]:
         """Returns the slots without a run that may get one.
@@ -356,7 +676,11 @@ class Scheduler:
         failures counted in a row.
         """
         usable = self._slots if self._mode == "ranged" else self._slots[:1]
-        return [(index, slot) for index, slot in enumerate(usable) if index not in self._runs]
+        return [
+            (index, slot)
+            for index, slot in enumerate(usable)
+            if index not in self._runs and index not in self._races
+        ]
 
     def _cut(self, slot: _Slot) -> tuple[int, int | None]:
         """Takes a run from the front of the gaps."""
@@ -364,12 +688,22 @@ class Scheduler:
             self._gaps = []
             return 0, None
         start, stop = self._gaps[0]
-        cap = slot.rate * RUN_SECONDS if slot.rate else FIRST_RUN_BYTES
-        guided = ranges.length(self._gaps) // (2 * self._connections)
         least = max(self._chunk, PROBE_BYTES if self._mode == "probing" else MIN_RUN_BYTES)
-        wish = max(least, min(guided, int(cap)))
+        wish = max(least, self._guided(slot))
         end = min(stop, -(-(start + wish) // self._chunk) * self._chunk)
         if stop - end < least:
             end = stop
         self._gaps = ranges.subtract(self._gaps, (start, end))
         return start, end
+
+    def _guided(self, slot: _Slot) -> int:
+        """Returns how many bytes a slot is to ask for: its share of half of what is left, by its rate."""
+        left = ranges.length(self._gaps)
+        if not slot.rate:
+            return min(left // (2 * self._connections), FIRST_RUN_BYTES)
+        usual = self._usual_rate()
+        if slot.rate * FAR_SLOWER < usual:
+            return 0
+        wish = left / (2 * self._connections) * min(1.0, slot.rate / usual)
+        wish = max(wish, min(left / (self._connections + 1), WAITS_A_RUN * self._answer_s * slot.rate))
+        return int(min(wish, slot.rate * RUN_SECONDS))

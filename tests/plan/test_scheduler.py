@@ -25,6 +25,7 @@ from fastxfer.errors import (
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
+from fastxfer.plan.growth import STEP_S
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
     FAILURES_AMONG_OTHERS,
@@ -33,7 +34,10 @@ from fastxfer.plan.scheduler import (
     PROBE_BYTES,
     RECOVERY_S,
     RUN_SECONDS,
+    WASTE_BYTES,
+    WASTE_SHARE,
     Abort,
+    Adopt,
     Begin,
     Command,
     Complete,
@@ -43,11 +47,15 @@ from fastxfer.plan.scheduler import (
     GiveUp,
     Opened,
     Pause,
+    Race,
     Resume,
+    Room,
     Scheduler,
+    Shrink,
     Single,
     Tick,
 )
+from fastxfer.plan.tail import RACE_BYTES
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 CHUNK = 256 * KIB
@@ -75,15 +83,19 @@ class Watched:
     connections: int
     done: list[Span] = field(default_factory=list)
     runs: dict[int, Out] = field(default_factory=dict)
+    races: dict[int, Span] = field(default_factory=dict)
+    room: int = 1 << 30
     reached: set[int] = field(default_factory=lambda: {0})
     mode: str = "probing"
     over: Command | None = None
     now: float = 0.0
 
-    def handle(self, event: Event, now: float | None = None) -> list[Command]:
+    def handle(
+        self, event: Event, now: float | None = None, reached: dict[int, int] | None = None
+    ) -> list[Command]:
         self.now = self.now if now is None else now
         self._note(event)
-        commands = self.scheduler.handle(event, self.now)
+        commands = self.scheduler.handle(event, self.now, reached)
         for command in commands:
             self._obey(command)
         self.check()
@@ -105,6 +117,10 @@ class Watched:
                 self.mode, self.done = "single", []
                 for out in self.runs.values():
                     out.stop = out.owed = size
+            case Ended(slot, pos) if slot in self.races:
+                assert self.races[slot][0] <= pos <= self.races[slot][1]
+            case Room(requests):
+                self.room = requests
             case Ended(slot, pos):
                 out = self.runs.pop(slot)
                 if self.mode == "single":
@@ -125,19 +141,38 @@ class Watched:
         assert self.over is None, "nothing comes after the end"
         match command:
             case Fetch(slot, start, stop):
-                assert slot not in self.runs, "one request at a time on a slot"
+                assert slot not in self.runs and slot not in self.races, "one request at a time on a slot"
+                assert len(self.runs) + len(self.races) < self.room, "no more than there is room for"
                 assert self.scheduler.run(slot) == (start, stop)
                 self.runs[slot] = Out(start, stop, stop if self.mode != "single" else self.size)
                 if self.mode == "single":
                     self.done = []
                     assert (slot, start, stop) == (0, 0, None)
             case Abort(slot):
-                assert slot in self.runs
+                assert slot in self.runs or slot in self.races
+            case Shrink(slot, stop):
+                out = self.runs[slot]
+                assert out.stop is not None and out.start < stop < out.stop == out.owed
+                assert stop % self.chunk == 0
+                out.stop = out.owed = stop
+            case Race(slot, start, stop):
+                assert slot not in self.runs and slot not in self.races, "one request at a time on a slot"
+                assert len(self.runs) + len(self.races) < self.room, "no more than there is room for"
+                assert 0 < stop - start <= RACE_BYTES
+                assert any(o.start <= start and stop <= (o.stop or 0) for o in self.runs.values())
+                self.races[slot] = (start, stop)
+            case Adopt(slot, pos):
+                start, stop = self.races.pop(slot)
+                assert start <= pos < stop
+                self.runs[slot] = Out(pos, stop, stop)
             case Complete() | GiveUp():
                 self.over = command
 
     def check(self) -> None:
-        assert self.scheduler.active == len(self.runs) <= self.connections
+        assert len(self.runs) <= self.scheduler.active <= self.connections
+        self.races = {slot: span for slot, span in self.races.items() if slot in self.scheduler.races}
+        assert self.races.keys() == self.scheduler.races.keys()
+        assert self.scheduler.wasted <= max(WASTE_BYTES, self.size // WASTE_SHARE)
         wake = self.scheduler.next_wake()
         assert wake is None or wake > self.now, "a wake-up that is not in the future is a busy loop"
         if self.mode != "ranged":
@@ -153,6 +188,7 @@ class Watched:
         cover = sorted([*self.scheduler.gaps, *held, *self.done])
         assert all(a < b for a, b in cover), "no empty span"
         assert [stop for _, stop in cover[:-1]] == [start for start, _ in cover[1:]], "no hole, no overlap"
+        assert self.scheduler.active <= len(self.runs) + len(self.races)
         if self.size:
             assert (cover[0][0], cover[-1][1]) == (0, self.size)
         if isinstance(self.over, Complete):
@@ -189,6 +225,8 @@ def opened(chunks: int, connections: int = 4, *, retries: int = 5, wait_s: float
     plan = watched(chunks, connections, retries=retries, wait_s=wait_s)
     plan.handle(Begin())
     plan.handle(Opened([(0, plan.size)], CHUNK))
+    while len(plan.runs) < connections and plan.scheduler.next_wake() == plan.now + STEP_S:
+        plan.handle(Tick(), plan.now + STEP_S)
     return plan
 
 
@@ -508,8 +546,8 @@ def test_the_concurrency_falls_at_an_overload_and_recovers_one_by_one() -> None:
         plan.end(slot, plan.runs[slot].start, overloaded())
     assert len(plan.runs) == 5
     seen = []
-    for step in range(1, 6):
-        plan.handle(Tick(), step * RECOVERY_S)
+    for _ in range(5):
+        plan.handle(Tick(), plan.now + RECOVERY_S)
         seen.append(len(plan.runs))
     assert seen == [6, 7, 8, 8, 8]
 

@@ -1,0 +1,82 @@
+"""How many requests may be out, while the path shows what it can carry: a pure state machine.
+
+The first few go out at once and their number doubles every STEP_S, without waiting for an answer, up to
+QUICK: a judgement takes longer than that whole ramp. Over QUICK each doubling waits until the requests that
+are out have brought bytes for WINDOW_S, and is the last one when it raised the total rate by less than GAIN.
+That *plateau* is left again when the total rate falls, which is how a server's first burst ends, and every
+AGAIN_S for a try.
+"""
+
+from __future__ import annotations
+
+FIRST = 4
+QUICK = 16
+STEP_S = 0.01
+WINDOW_S = 0.4
+# The requests of a new level that have brought nothing after so long are not waited for.
+SETTLE_S = 2.0
+GAIN = 1.1
+FALL = 0.7
+AGAIN_S = 15.0
+
+
+class Growth:
+    """The level of a transfer: at most `ceiling` requests. Times are in seconds, counts in bytes."""
+
+    def __init__(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+        self.level = min(FIRST, ceiling)
+        """How many requests may be out."""
+        self._grown_at = 0.0
+        self._window: tuple[float, int] | None = None
+        self._before = 0.0  # the rate at the level before; 0 when it is not known
+        self._plateau: tuple[float, float] | None = None  # since when, at which rate
+
+    def begin(self, now: float) -> None:
+        """Starts at the first level."""
+        self.level = min(FIRST, self._ceiling)
+        self._grown_at, self._before = now, 0.0
+        self._window = self._plateau = None
+
+    def next_wake(self) -> float | None:
+        """Returns when the level rises without being asked, or None when only measuring raises it."""
+        return self._grown_at + STEP_S if self.level < min(QUICK, self._ceiling) else None
+
+    def step(self, now: float, moved: int, *, full: bool, flowing: bool) -> None:
+        """Raises the level if it is time. `moved` counts all bytes so far; `full` says that as many requests
+        are out as the level allows, `flowing` that each has brought bytes.
+        """
+        if self.level < min(QUICK, self._ceiling):
+            if now >= self._grown_at + STEP_S:
+                self._grow(now)
+            return
+        if self.level < self._ceiling:
+            self._measure(now, moved, full, flowing)
+
+    def _grow(self, now: float) -> None:
+        self.level = min(2 * self.level, self._ceiling)
+        self._grown_at, self._window, self._plateau = now, None, None
+
+    def _measure(self, now: float, moved: int, full: bool, flowing: bool) -> None:
+        if not full:
+            self._window = None
+            return
+        if self._window is None:
+            if flowing or now >= self._grown_at + SETTLE_S:
+                self._window = (now, moved)
+            return
+        began, count = self._window
+        if now - began < WINDOW_S:
+            return
+        rate = (moved - count) / (now - began)
+        self._window = (now, moved)
+        if self._plateau is not None:
+            since, height = self._plateau
+            if rate < FALL * height or now - since >= AGAIN_S:
+                self._before = rate
+                self._grow(now)
+        elif rate >= GAIN * self._before:
+            self._before = rate
+            self._grow(now)
+        else:
+            self._plateau = (now, rate)
