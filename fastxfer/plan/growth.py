@@ -3,8 +3,8 @@
 The first few go out at once and their number doubles every STEP_S, without waiting for an answer, up to
 QUICK: a judgement takes longer than that whole ramp. Over QUICK each doubling waits until the requests that
 are out have brought bytes for WINDOW_S, and is the last one when it raised the total rate by less than GAIN.
-That *plateau* is left again when the total rate falls, which is how a server's first burst ends, and every
-AGAIN_S for a try.
+That *plateau* is left again when the total rate falls, which is how a first burst ends, and from time
+to time for a try, which is taken back if it does not help.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 FIRST = 4
 QUICK = 16
 STEP_S = 0.01
-WINDOW_S = 0.4
+WINDOW_S = 0.2
 # The requests of a new level that have brought nothing after so long are not waited for.
 SETTLE_S = 2.0
 GAIN = 1.1
-FALL = 0.7
-AGAIN_S = 15.0
+FALL = 0.8
+# The first try comes early: what was measured may have been a burst.
+AGAIN_S = 2.0
+MOST_AGAIN_S = 32.0
 
 
 class Growth:
@@ -31,6 +33,8 @@ class Growth:
         self._window: tuple[float, int] | None = None
         self._before = 0.0  # the rate at the level before; 0 when it is not known
         self._plateau: tuple[float, float] | None = None  # since when, at which rate
+        self._tried_from: int | None = None  # the plateau's level, while another one is tried
+        self._again_s = AGAIN_S
 
     def begin(self, now: float) -> None:
         """Starts at the first level."""
@@ -43,8 +47,8 @@ class Growth:
         return self._grown_at + STEP_S if self.level < min(QUICK, self._ceiling) else None
 
     def step(self, now: float, moved: int, *, full: bool, flowing: bool) -> None:
-        """Raises the level if it is time. `moved` counts all bytes so far; `full` says that as many requests
-        are out as the level allows, `flowing` that each has brought bytes.
+        """Raises the level if it is time. `moved` counts all bytes so far; `full` says that there is work
+        for more requests, `flowing` that each that is out brings bytes, or its slot did before.
         """
         if self.level < min(QUICK, self._ceiling):
             if now >= self._grown_at + STEP_S:
@@ -72,11 +76,14 @@ class Growth:
         self._window = (now, moved)
         if self._plateau is not None:
             since, height = self._plateau
-            if rate < FALL * height or now - since >= AGAIN_S:
-                self._before = rate
+            if rate < FALL * height or now - since >= self._again_s:
+                self._before, self._tried_from = rate, self.level
                 self._grow(now)
         elif rate >= GAIN * self._before:
-            self._before = rate
+            self._before, self._tried_from = rate, None
             self._grow(now)
         else:
+            if self._tried_from is not None:
+                self.level, self._tried_from = self._tried_from, None
+                self._again_s = min(2 * self._again_s, MOST_AGAIN_S)
             self._plateau = (now, rate)

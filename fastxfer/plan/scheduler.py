@@ -31,7 +31,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from fastxfer.errors import (
     BadResponseError,
@@ -64,8 +63,9 @@ LEAST_S = 0.001
 PATIENCE_S = 0.3
 # A slot so much slower than the others gets the shortest runs.
 FAR_SLOWER = 20
-# A run takes at least so many times the wait for its answer, so that waiting costs a fifth at most.
-WAITS_A_RUN = 4
+# An answer that begins so late is worth fewer, longer runs.
+FAR_S = 0.05
+FAR_RUN_BYTES = 4 * FIRST_RUN_BYTES
 # Bytes that races may fetch in vain: so many, or this share of the object, whichever is more.
 WASTE_BYTES = tail.RACE_BYTES
 WASTE_SHARE = 64
@@ -421,7 +421,8 @@ class Scheduler:
                 self._progressed(slot, now)
             took_s = max(now - run.began - (event.waited_s or 0.0), LEAST_S)
             if not run.adopted and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S):
-                rate = (event.pos - run.start) / took_s
+                recent = self._watched_s(run, now) >= RATE_S
+                rate = run.meter.rate if recent else (event.pos - run.start) / took_s
                 slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
         if event.error is None and run.owed is None and not run.aborted:
             return []  # a stream of unknown length that ended as it should
@@ -491,13 +492,13 @@ class Scheduler:
 
     def _race_ended(self, event: Ended, now: float) -> list[Command]:
         race = self._races[event.slot]
-        race.pos = event.pos
+        before, race.pos = race.pos, event.pos
         if not race.lost and event.error is None and event.pos >= race.stop:
             race.done = True
             self._runs[race.of].aborted = True
             return [Abort(race.of)]
         del self._races[event.slot]
-        self.wasted += event.pos - race.start
+        self.wasted += event.pos - (before if race.lost else race.start)
         if not race.lost:
             # Whether the object can be had at all is for the others to find out.
             self._rest(self._slots[event.slot], event.error, event.jitter, now)
@@ -521,10 +522,10 @@ class Scheduler:
     def _lose(self, slot: int) -> list[Command]:
         race = self._races[slot]
         race.lost = True
+        self.wasted += race.pos - race.start
         if not race.done:
             return [Abort(slot)]
         del self._races[slot]
-        self.wasted += race.pos - race.start
         return []
 
     # ---- while runs go on ----
@@ -546,8 +547,8 @@ class Scheduler:
         self._growth.step(
             now,
             self._moved + sum(run.pos - run.start for run in self._runs.values()),
-            full=self.active >= self._growth.level,
-            flowing=all(run.seen_at is not None for run in self._runs.values()),
+            full=bool(self._gaps),
+            flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
         )
 
     def _trims(self, now: float) -> list[Command]:
@@ -558,10 +559,15 @@ class Scheduler:
         if not self._gaps or not total or 2 * seen < len(self._runs):
             return []
         left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
+        raced = {race.of for race in self._races.values()}
         commands: list[Command] = []
         for piece in pieces:
             run = self._runs[piece.slot]
-            if run.owed != run.stop or (piece.rate and self._watched_s(run, now) < SEEN_S):
+            if (
+                run.owed != run.stop
+                or piece.slot in raced
+                or (piece.rate and self._watched_s(run, now) < SEEN_S)
+            ):
                 continue
             at = tail.trim(piece, left / total, self._cost_s(), self._chunk, MIN_RUN_BYTES)
             if at is not None:
@@ -584,14 +590,17 @@ class Scheduler:
 
     def _usual_rate(self) -> float:
         """Returns the mean rate of the slots that have one, or 0.0."""
-        return fmean([slot.rate for slot in self._slots if slot.rate] or [0.0])
+        known = [slot.rate for slot in self._slots if slot.rate]
+        return sum(known) / len(known) if known else 0.0
 
     def _pieces(self, now: float) -> list[tail.Piece]:
-        """Returns what is left of the runs whose ends may be taken, the slowest first."""
+        """Returns what is left of the runs whose ends may be taken, the slowest first; not of those that
+        begin at this very moment.
+        """
         usual = self._usual_rate()
         found = []
         for slot, run in self._runs.items():
-            if run.aborted or run.stop is None or run.pos >= run.stop:
+            if run.aborted or run.stop is None or run.pos >= run.stop or run.began >= now:
                 continue
             if self._watched_s(run, now) >= SEEN_S:
                 rate = run.meter.rate
@@ -607,7 +616,7 @@ class Scheduler:
         rate = self._slots[index].rate or self._usual_rate()
         for piece in pieces:
             if piece.seconds <= tail.LEAST_GAIN_S:
-                return []
+                break
             run = self._runs[piece.slot]
             raced = any(race.of == piece.slot for race in self._races.values())
             if raced or run.owed != run.stop:
@@ -622,7 +631,12 @@ class Scheduler:
         raced = {race.of for race in self._races.values()}
         stake = sum(race.stop - race.start for race in self._races.values())
         for piece in pieces:
-            stop = min(piece.stop, piece.pos + tail.RACE_BYTES)
+            stop = piece.stop
+            if stop - piece.pos > tail.RACE_BYTES:
+                # Up to the end of a chunk, if the piece has one so near.
+                end = piece.pos + tail.RACE_BYTES
+                boundary = end // self._chunk * self._chunk
+                stop = boundary if boundary > piece.pos else end
             affordable = self.wasted + stake + stop - piece.pos <= self._waste_limit
             if piece.slot not in raced and affordable and tail.races(piece, rate, self._answer_s):
                 self._races[index] = _Race(piece.slot, piece.pos, stop, piece.pos, now)
@@ -645,7 +659,7 @@ class Scheduler:
         commands: list[Command] = []
         while idle and self._gaps and self.active < self._most():
             index = idle.pop(0)
-            start, stop = self._cut(self._slots[index])
+            start, stop = self._cut(self._slots[index], now)
             owed = stop if self._mode != "single" else self._single_size
             self._runs[index] = _Run(start, stop, owed, now)
             commands.append(Fetch(index, start, stop))
@@ -654,7 +668,7 @@ class Scheduler:
     def _helping(self, idle: list[int], now: float) -> list[Command]:
         commands: list[Command] = []
         pieces = self._pieces(now) if idle and self._mode == "ranged" else []
-        for index in idle:
+        for index in sorted(idle, key=lambda index: -self._slots[index].rate):
             if not pieces or self.active >= self._most():
                 break
             helping = self._help(index, pieces, now)
@@ -682,28 +696,43 @@ class Scheduler:
             if index not in self._runs and index not in self._races
         ]
 
-    def _cut(self, slot: _Slot) -> tuple[int, int | None]:
+    def _cut(self, slot: _Slot, now: float) -> tuple[int, int | None]:
         """Takes a run from the front of the gaps."""
         if self._mode == "single":
             self._gaps = []
             return 0, None
         start, stop = self._gaps[0]
         least = max(self._chunk, PROBE_BYTES if self._mode == "probing" else MIN_RUN_BYTES)
-        wish = max(least, self._guided(slot))
+        wish = max(least, self._guided(slot, now))
         end = min(stop, -(-(start + wish) // self._chunk) * self._chunk)
         if stop - end < least:
             end = stop
         self._gaps = ranges.subtract(self._gaps, (start, end))
         return start, end
 
-    def _guided(self, slot: _Slot) -> int:
-        """Returns how many bytes a slot is to ask for: its share of half of what is left, by its rate."""
+    def _guided(self, slot: _Slot, now: float) -> int:
+        """Returns how many bytes a slot is to ask for: its share of half of what is left, by its rate.
+
+        Where an answer takes long to begin it is the whole share, and no answer is waited for in vain.
+        """
         left = ranges.length(self._gaps)
+        lanes = max(1, min(self._connections, self._limit, self._room))
+        far = self._answer_s >= FAR_S
         if not slot.rate:
-            return min(left // (2 * self._connections), FIRST_RUN_BYTES)
+            if far:
+                return min(left // max(1, lanes - self.active), FAR_RUN_BYTES)
+            return min(left // (2 * lanes), FIRST_RUN_BYTES)
         usual = self._usual_rate()
         if slot.rate * FAR_SLOWER < usual:
             return 0
-        wish = left / (2 * self._connections) * min(1.0, slot.rate / usual)
-        wish = max(wish, min(left / (self._connections + 1), WAITS_A_RUN * self._answer_s * slot.rate))
+        wish = left / (2 * lanes) * min(1.0, slot.rate / usual)
+        if far:
+            pieces = self._pieces(now)
+            rest_s = (left + sum(piece.stop - piece.pos for piece in pieces)) / (lanes * usual)
+            # The others help with what is left once their own runs have ended.
+            free_s = [max(0.0, rest_s - piece.seconds) for piece in pieces]
+            free_s += [rest_s] * (lanes - len(pieces))
+            wish = max(wish, left * min(1.0, rest_s / max(sum(free_s), rest_s)))
+            if left <= slot.rate * self._answer_s:
+                wish = left
         return int(min(wish, slot.rate * RUN_SECONDS))

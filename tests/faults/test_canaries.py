@@ -122,7 +122,7 @@ ENDS: dict[str, Wrong | None] = {
 
 
 class Server:
-    """Serves the object by the book for the first two requests, and wrongly after them."""
+    """Serves the object by the book for the first request, and wrongly after them."""
 
     def __init__(self, wrong: Wrong | None) -> None:
         self._good = RangeHandler(OBJECT)
@@ -134,7 +134,7 @@ class Server:
             connection.respond(302, {"Location": f"/object?signature={CANARY}"})
         elif request.target == "/expired":
             connection.respond(403)
-        elif self._wrong is not None and self._answered >= 2:
+        elif self._wrong is not None and self._answered >= 1:
             self._wrong(connection)
         else:
             self._answered += 1

@@ -141,8 +141,9 @@ class Watched:
         assert self.over is None, "nothing comes after the end"
         match command:
             case Fetch(slot, start, stop):
-                assert slot not in self.runs and slot not in self.races, "one request at a time on a slot"
-                assert len(self.runs) + len(self.races) < self.room, "no more than there is room for"
+                assert slot not in self.runs, "one request at a time on a slot"
+                assert slot not in self.scheduler.races, "one request at a time on a slot"
+                assert len(self.runs) < self.room, "no more than there is room for"
                 assert self.scheduler.run(slot) == (start, stop)
                 self.runs[slot] = Out(start, stop, stop if self.mode != "single" else self.size)
                 if self.mode == "single":
@@ -156,8 +157,8 @@ class Watched:
                 assert stop % self.chunk == 0
                 out.stop = out.owed = stop
             case Race(slot, start, stop):
-                assert slot not in self.runs and slot not in self.races, "one request at a time on a slot"
-                assert len(self.runs) + len(self.races) < self.room, "no more than there is room for"
+                assert slot not in self.runs, "one request at a time on a slot"
+                assert len(self.runs) < self.room, "no more than there is room for"
                 assert 0 < stop - start <= RACE_BYTES
                 assert any(o.start <= start and stop <= (o.stop or 0) for o in self.runs.values())
                 self.races[slot] = (start, stop)
@@ -165,6 +166,7 @@ class Watched:
                 start, stop = self.races.pop(slot)
                 assert start <= pos < stop
                 self.runs[slot] = Out(pos, stop, stop)
+                self.reached.add(stop)
             case Complete() | GiveUp():
                 self.over = command
 
@@ -182,7 +184,7 @@ class Watched:
         for out in self.runs.values():
             assert out.owed is not None
             assert out.start % self.chunk == 0 or out.start in self.reached
-            assert out.owed % self.chunk == 0 or out.owed == self.size
+            assert out.owed % self.chunk == 0 or out.owed == self.size or out.owed in self.reached
             assert out.stop is not None and out.start < out.stop <= out.owed <= self.size
             held.append((out.start, out.owed))
         cover = sorted([*self.scheduler.gaps, *held, *self.done])
@@ -198,7 +200,7 @@ class Watched:
         picture = ["."] * -(-self.size // cell)
         marks = [(span, "#") for span in self.done]
         marks += [
-            ((out.start, out.owed or self.size), "0123456789abcdefghijklmnopqrstuvwxyz"[slot])
+            ((out.start, out.owed or self.size), "0123456789abcdefghijklmnopqrstuvwxyz"[slot % 36])
             for slot, out in self.runs.items()
         ]
         for (start, stop), mark in marks:
