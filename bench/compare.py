@@ -199,6 +199,7 @@ class Arena:
     connections: int
     sample_ms: int
     scratch: Path  # HOME of the contestants, so that nobody's settings count
+    url: str | None = None  # where to ask for the object, if not at nginx itself
 
     def run(self, contestant: Contestant, directory: Path, *, check_sha256: bool) -> Run:
         """Returns the figures of one run into a new directory below `directory`, which is removed again."""
@@ -206,7 +207,7 @@ class Arena:
         try:
             out = place / "object.bin"
             self.nginx.forget()
-            run = self._timed(contestant, Job(self.nginx.url(self.name), out, self.connections))
+            run = self._timed(contestant, Job(self.url or self.nginx.url(self.name), out, self.connections))
             if check_sha256 and sha256_of(out) != self.sha256:
                 raise RunFailedError("exit 0, but the file's SHA-256 is wrong")
             return run
