@@ -91,8 +91,8 @@ def table(scenario: Scenario, runs: dict[str, list[Run]]) -> list[str]:
         cpu = min(one.cpu_s for one in each) / (scenario.size / GB)
         median = statistics.median(one.wall_s for one in each)
         lines.append(
-            f"{name:20} {best.wall_s:11.2f} {median:11.2f} {best.wall_s / scenario.ideal_s:11.2f} {cpu:11.2f} "
-            f"{best.requests:11} {best.connections:11}"
+            f"{name:20} {best.wall_s:11.2f} {median:11.2f} {best.wall_s / scenario.ideal_s:11.2f} "
+            f"{cpu:11.2f} {best.requests:11} {best.connections:11}"
         )
     return lines
 

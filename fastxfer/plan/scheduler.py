@@ -64,7 +64,7 @@ PATIENCE_S = 0.3
 # A slot so much slower than the others gets the shortest runs.
 FAR_SLOWER = 20
 # An answer that begins so late is worth fewer, longer runs.
-FAR_S = 0.05
+FAR_S = 0.1
 FAR_RUN_BYTES = 4 * FIRST_RUN_BYTES
 # Bytes that races may fetch in vain: so many, or this share of the object, whichever is more.
 WASTE_BYTES = tail.RACE_BYTES
@@ -264,6 +264,7 @@ class Scheduler:
         self._room = connections
         self._moved = 0  # bytes of the runs that ended
         self._answer_s = 0.0  # how long an answer usually takes to begin
+        self._nearest_s = math.inf  # and the least that it took
         self._multiplexed = False
         self._waste_limit = WASTE_BYTES
         self.retries = 0
@@ -407,6 +408,7 @@ class Scheduler:
 
     def _waited(self, waited_s: float | None) -> None:
         if waited_s is not None:
+            self._nearest_s = min(self._nearest_s, waited_s)
             self._answer_s = waited_s if self._answer_s == 0 else (self._answer_s + waited_s) / 2
 
     def _ended(self, run: _Run, event: Ended, now: float) -> list[Command]:
@@ -717,10 +719,14 @@ class Scheduler:
         """
         left = ranges.length(self._gaps)
         lanes = max(1, min(self._connections, self._limit, self._room))
-        far = self._answer_s >= FAR_S
+        far = FAR_S <= self._nearest_s < math.inf
         if not slot.rate:
             if far:
-                return min(left // max(1, lanes - self.active), FAR_RUN_BYTES)
+                # The probe's slot will take a share too.
+                busy = sum(
+                    run.stop is None or run.stop - run.start > PROBE_BYTES for run in self._runs.values()
+                )
+                return min(left // max(1, lanes - busy), FAR_RUN_BYTES)
             return min(left // (2 * lanes), FIRST_RUN_BYTES)
         usual = self._usual_rate()
         if slot.rate * FAR_SLOWER < usual:

@@ -22,6 +22,7 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer._native.writer import (
     COLLECT_LIMIT,
     Mapping,
+    Throttle,
     Writer,
     prefers_mapping,
     reserve,
@@ -516,3 +517,84 @@ def test_writeback_is_started_on_files_only(tmp_path: Path) -> None:
 
 def test_a_mapping_is_preferred_on_no_descriptor_that_is_not_a_file() -> None:
     assert prefers_mapping(-1) is False
+
+
+# ---- bytes that are kept aside ----
+
+
+def test_what_is_kept_aside_does_not_touch_the_sink_until_it_is_let_in(sink: Sink) -> None:
+    size, start, pos = sink.ledger.size, 1000, 1234
+    writer = sink.writer
+    writer.begin(0, size)
+    feed(writer, DATA[:pos], slices(1))
+    assert writer.end() == (pos, crc64nvme(DATA[:pos]))
+    before, received = sink.content(), writer.received
+    writer.stash(size - start)
+    feed(writer, DATA[start:size], slices(2))
+    assert (writer.stashed, writer.received) == (size - start, received + size - start)
+    assert sink.content() == before and sink.ledger.done == 0
+    writer.unstash(pos, size, pos - start, crc64nvme(DATA[:pos]))
+    assert writer.end()[0] == size
+    assert_holds(sink, DATA[:size])
+    assert writer.received == received + size - start, "nothing is counted twice"
+
+
+def test_a_run_goes_on_after_what_was_kept_aside(sink: Sink) -> None:
+    size, half = sink.ledger.size, sink.ledger.size // 2
+    sink.writer.stash(size)
+    feed(sink.writer, DATA[:half], slices(1))
+    sink.writer.unstash(0, size, 0)
+    assert sink.writer.pos == half and sink.writer.stashed == 0
+    feed(sink.writer, DATA[half:size], slices(2))
+    assert sink.writer.end()[0] == size
+    assert_holds(sink, DATA[:size])
+
+
+def test_no_more_is_kept_aside_than_there_is_room_for() -> None:
+    writer = Writer()
+    writer.stash(1000)
+    assert writer(memoryview(DATA[:600])) is None
+    assert writer(memoryview(DATA[600:1300])) == 400
+    assert writer.overrun and writer.stashed == writer.received == 1000
+    assert writer(memoryview(DATA[1000:1001])) == 0
+
+
+def test_what_is_kept_aside_is_let_in_only_where_it_belongs(sink: Sink) -> None:
+    size, chunk = sink.ledger.size, sink.ledger.chunk_size
+    with pytest.raises(ValueError, match="kept aside"):
+        sink.writer.unstash(0, size, 0)
+    sink.writer.stash(size)
+    feed(sink.writer, DATA[: chunk + 1], slices(1))
+    for stop, skip in ((chunk, 0), (size, chunk + 2)):
+        with pytest.raises(ValueError, match="kept aside"):
+            sink.writer.unstash(0, stop, skip)
+    with pytest.raises(ValueError, match="a run begins"):
+        sink.writer.unstash(1, size, 0)
+    assert sink.writer.stashed == chunk + 1 and sink.ledger.done == 0
+    sink.writer.refuse()
+    assert sink.writer.stashed == 0, "what is refused takes no memory"
+
+
+def test_what_cannot_be_written_of_what_was_kept_aside_is_an_error(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path / "file", "pwrite", 65536, 16384)
+    read_only = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        sink.writer.use_file(sink.ledger, read_only, 4096)
+        sink.writer.stash(65536)
+        feed(sink.writer, DATA[:65536], slices(1))
+        with pytest.raises(OSError) as caught:
+            sink.writer.unstash(0, 65536, 0)
+        assert caught.value.errno == errno.EBADF
+        assert sink.ledger.done == 0
+    finally:
+        os.close(read_only)
+        os.close(sink.fd)
+
+
+def test_a_rate_limit_holds_for_what_is_kept_aside_too() -> None:
+    writer, throttle = Writer(), Throttle(10)
+    writer.limit(throttle)
+    writer.stash(1000)
+    assert writer(memoryview(DATA[:100])) is None
+    assert writer(memoryview(DATA[100:200])) == PAUSE
+    assert writer.waiting and throttle.tokens == -90 and writer.stashed == 100
