@@ -63,6 +63,10 @@ LEAST_S = 0.001
 PATIENCE_S = 0.3
 # A slot so much slower than the others gets the shortest runs.
 FAR_SLOWER = 20
+# An answer on a new connection takes at most so many times what one on a kept connection does.
+HANDSHAKE = 4
+# A run takes so many times the wait for its answer, if its share is that long.
+WAITS_A_RUN = 8
 # An answer that begins so late is worth fewer, longer runs.
 FAR_S = 0.1
 FAR_RUN_BYTES = 4 * FIRST_RUN_BYTES
@@ -409,7 +413,9 @@ class Scheduler:
     def _waited(self, waited_s: float | None) -> None:
         if waited_s is not None:
             self._nearest_s = min(self._nearest_s, waited_s)
-            self._answer_s = waited_s if self._answer_s == 0 else (self._answer_s + waited_s) / 2
+            mean_s = waited_s if self._answer_s == 0 else (self._answer_s + waited_s) / 2
+            # To connect and shake hands takes a few round trips; more than that was a busy machine.
+            self._answer_s = min(mean_s, HANDSHAKE * self._nearest_s)
 
     def _ended(self, run: _Run, event: Ended, now: float) -> list[Command]:
         slot = self._slots[event.slot]
@@ -732,6 +738,7 @@ class Scheduler:
         if slot.rate * FAR_SLOWER < usual:
             return 0
         wish = left / (2 * lanes) * min(1.0, slot.rate / usual)
+        wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:
             pieces = self._pieces(now)
             rest_s = (left + sum(piece.stop - piece.pos for piece in pieces)) / (lanes * usual)

@@ -211,7 +211,7 @@ class Scenario:
     def __enter__(self) -> Scenario:
         self.server.__enter__()
         if self.resumed:
-            self.handler.faults = lambda request: Fault(status=404) if request.number >= 2 else None
+            self.handler.faults = lambda request: Fault(status=404) if request.number >= 1 else None
             transfer = fastxfer.start(self.url, self.out, 1, **self.options)
             with pytest.raises(fastxfer.NotFoundError):
                 wait(transfer)
