@@ -331,7 +331,7 @@ def test_a_stream_that_stalls_is_noticed_and_asked_for_again(
         scenario.server_does(stall, once_later)
         result = scenario.arrives(**BRIEF)
         scenario.nothing_fetched_twice(result)
-        assert result.retries >= 1 or connections > 1, "another stream may have been faster"
+        assert result.retries >= 1
 
 
 @crosswise
@@ -351,7 +351,7 @@ def test_a_connection_that_falls_silent_is_left_for_another(
         scenario.server_does(silent_link, once_later)
         result = scenario.arrives(connect_timeout=2, stall_timeout=0.8)
         scenario.nothing_fetched_twice(result)
-        assert (connections == 1) <= result.retries <= connections, "no later request goes that way"
+        assert 1 <= result.retries <= connections, "no later request goes that way"
 
 
 # ---- settings ----
