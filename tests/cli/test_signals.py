@@ -70,9 +70,9 @@ def test_probe_ends_on_a_signal(tmp_path: Path) -> None:
 
 
 def test_an_ignored_signal_stays_ignored(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
-    thing = objects.make(3 * MIB)
+    thing = objects.make(6 * MIB)
     out = tmp_path / "out"
-    url = nginx.url(thing.name, prefix="/slow512k")
+    url = nginx.url(thing.name, prefix="/slow256k")
     script = 'trap "" HUP; exec "$@"'
     process = subprocess.Popen(
         ["sh", "-c", script, "sh", *COMMAND, "fetch", url, "-x", "2", "-q", "-o", str(out)],

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionState, H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RequestReceived, StreamReset
 from h2.exceptions import H2Error
@@ -205,7 +205,7 @@ class Stream(Connection):
         return self.link.book.local_flow_control_window(self.id) if not self.gone else 0
 
     def _check(self) -> None:
-        if self.gone or self.closed:
+        if self.gone or self.closed or self.link.book.state_machine.state is ConnectionState.CLOSED:
             raise BrokenPipeError(f"stream {self.id} is over")
 
 
