@@ -485,7 +485,7 @@ class Scheduler:
             if (
                 run.owed != run.stop
                 or piece.slot in raced
-                or (piece.rate and self._watched_s(run, now) < SEEN_S)
+                or (piece.rate and self._watched_s(run, now) < RATE_S)
             ):
                 continue
             at = tail.trim(piece, left / total, self._cost_s(), self._chunk, MIN_RUN_BYTES)
