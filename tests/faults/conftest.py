@@ -10,16 +10,7 @@ from fastxfer.plan import retry, scheduler
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch, no_races: None) -> None:
     """Makes the back-off begin at 20 ms, and a lowered limit of requests recover every 50 ms."""
     monkeypatch.setattr(retry, "BASE_S", 0.02)
     monkeypatch.setattr(scheduler, "RECOVERY_S", 0.05)
-
-
-@pytest.fixture(autouse=True)
-def no_races(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets races waste nothing, so that there is none: a racer would come before a time-out is noticed, and
-    on a busy machine bytes would come twice by chance. Races have their tests in test_tail.py.
-    """
-    monkeypatch.setattr(scheduler, "WASTE_BYTES", 0)
-    monkeypatch.setattr(scheduler, "WASTE_SHARE", 1 << 60)
