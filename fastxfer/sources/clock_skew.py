@@ -20,7 +20,9 @@ when its time has come.
 """
 
 SURE_S = 900.0
-"""A larger one is refused always, so it is the reason also where none is told, as in an answer to HEAD."""
+"""A larger one is refused always, so it is a reason also where none is told, as in an answer to HEAD, or
+where AccessDenied is all that a server says.
+"""
 
 _CODES = frozenset(("RequestTimeTooSkewed", "InvalidRequestTime", "RequestExpired"))
 
@@ -58,6 +60,6 @@ def new_correction_s(
     found = correction_s(date, now_epoch_s)
     if found is None or abs(found) > MOST_S:
         return None
-    untold = not refusal.code and refusal.status in (400, 403)
+    untold = refusal.code in ("", "AccessDenied") and refusal.status in (400, 403)
     least_s = LEAST_S if is_about_time(refusal) else SURE_S if untold else math.inf
     return found if abs(found - used_s) > least_s else None

@@ -108,10 +108,11 @@ class Copied:
     checksums: Checksums = ()
 
 
-def read_started(body: bytes, headers: Headers | None = None) -> StartedUpload:
+def read_started(body: bytes, headers: Headers | None = None, kind: str = "s3") -> StartedUpload:
     """Returns what InitiateMultipartUpload answered. Raises BadResponseError and StoreError."""
-    root = _root(body, headers, "InitiateMultipartUploadResult")
-    key = decoded_key(root.raw("Key"), root.find("EncodingType"))
+    # rclone's server leaves out the "Result".
+    root = _root(body, headers, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
+    key = decoded_key(root.raw("Key"), root.find("EncodingType"), kind)
     return StartedUpload(root.find("Bucket") or "", key, _upload_id(root))
 
 
@@ -135,7 +136,10 @@ def read_parts(body: bytes, asked_marker: int = 0, headers: Headers | None = Non
 
 
 def read_uploads(
-    body: bytes, asked_marker: tuple[str, str] = ("", ""), headers: Headers | None = None
+    body: bytes,
+    asked_marker: tuple[str, str] = ("", ""),
+    headers: Headers | None = None,
+    kind: str = "s3",
 ) -> UploadsPage:
     """Returns a page of ListMultipartUploads that was asked for with a key-marker and an upload-id-marker.
 
@@ -145,14 +149,16 @@ def read_uploads(
     encoding = root.find("EncodingType")
     uploads = tuple(
         PendingUpload(
-            decoded_key(element.raw("Key"), encoding), _upload_id(element), _printable(element, "Initiated")
+            decoded_key(element.raw("Key"), encoding, kind),
+            _upload_id(element),
+            _printable(element, "Initiated"),
         )
         for element in root.each("Upload")
     )
     marker = None
     if root.flag("IsTruncated"):
         marker = (
-            decoded_key(root.raw("NextKeyMarker"), encoding),
+            decoded_key(root.raw("NextKeyMarker"), encoding, kind),
             root.find("NextUploadIdMarker") or "",
         )
         if marker == asked_marker or marker[0].encode() < asked_marker[0].encode():
@@ -160,12 +166,12 @@ def read_uploads(
     return UploadsPage(uploads, marker)
 
 
-def read_completed(body: bytes, headers: Headers | None = None) -> CompletedUpload:
+def read_completed(body: bytes, headers: Headers | None = None, kind: str = "s3") -> CompletedUpload:
     """Returns what CompleteMultipartUpload answered: with 200 it may still be an error, since the status goes
     out before the work is done. Raises BadResponseError and StoreError.
     """
     root = _root(body, headers, "CompleteMultipartUploadResult")
-    key = decoded_key(root.raw("Key"), root.find("EncodingType"))
+    key = decoded_key(root.raw("Key"), root.find("EncodingType"), kind)
     whole = root.find("ChecksumType") != "COMPOSITE"
     return CompletedUpload(
         root.find("Bucket") or "",

@@ -17,6 +17,7 @@ from fastxfer.errors import BadResponseError
 MAX_BYTES = 16 << 20  # a page has 1000 entries, each of a key of 1 KiB, percent-encoded, and some more
 MAX_DEPTH = 16
 MAX_ELEMENTS = 100_000
+_ENCODED = re.compile(r"(?:[\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
@@ -116,16 +117,20 @@ class _Reader:
         self._texts[-1].append(text)
 
 
-def decoded_key(text: str, encoding: str | None) -> str:
-    """Returns a key as it is called, from a listing whose EncodingType is "url" or none.
+def decoded_key(text: str, encoding: str | None, kind: str) -> str:
+    """Returns a key as it is called, from a listing of a store of a kind whose EncodingType is "url" or none.
 
-    Stores encode as a form does: a plus is a space. Raises BadResponseError.
+    S3 encodes as a form does: a plus is a space. Not so OSS, nor servers whose spaces are %20: with one of
+    these beside it a plus is a plus. What no encoding leaves as it is, a space for one, shows that there was
+    none, whatever the document says (SeaweedFS). Raises BadResponseError.
     """
-    if not encoding:
+    if not encoding or not _ENCODED.fullmatch(text):
         return text
     if encoding.lower() != "url":
         raise BadResponseError("the store's answer encodes keys in a way that is not known")
+    if kind == "s3" and "%20" not in text:
+        text = text.replace("+", " ")
     try:
-        return unquote_to_bytes(text.replace("+", " ")).decode()
+        return unquote_to_bytes(text).decode()
     except UnicodeDecodeError as error:
         raise BadResponseError("the store's answer has a key that is not UTF-8") from error

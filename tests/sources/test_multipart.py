@@ -73,6 +73,11 @@ def test_an_upload_that_was_started(namespace: str) -> None:
     assert read_started(body) == StartedUpload("data", "a/ b", "0004B9894A22E5B1888A1E29F8236E2D")
 
 
+def test_an_upload_that_was_started_by_rclone() -> None:
+    body = xml("InitiateMultipartUpload", "<Bucket>data</Bucket><Key>k</Key><UploadId>1</UploadId>", "")
+    assert read_started(body) == StartedUpload("data", "k", "1")
+
+
 @NAMESPACES
 def test_a_page_of_parts(namespace: str) -> None:
     body = xml(

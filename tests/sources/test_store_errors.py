@@ -354,18 +354,30 @@ def test_any_bytes_are_a_document_or_a_bad_response(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "key"),
-    [("a+b", None, "a+b"), ("a+b%2Bc%20d", "url", "a b+c d"), ("%E3%81%82", "url", "あ"),
-     ("a%00b", "URL", "a\0b"), ("100%", "url", "100%"), (" k ", "", " k ")],
-)  # fmt: skip
-def test_a_key_of_a_listing_is_decoded_where_it_says_so(text: str, encoding: str | None, key: str) -> None:
-    assert decoded_key(text, encoding) == key
+    ("text", "encoding", "kind", "key"),
+    [
+        ("a+b", None, "s3", "a+b"),
+        ("a+b%2Bc", "url", "s3", "a b+c"),
+        ("a+b%20c", "url", "s3", "a+b c"),
+        ("a+b%2Bc%20d", "url", "oss", "a+b+c d"),
+        ("%E3%81%82", "url", "s3", "あ"),
+        ("a%00b", "URL", "s3", "a\0b"),
+        ("100%", "url", "oss", "100%"),
+        ("a b/ü+%.bin", "url", "s3", "a b/ü+%.bin"),
+        ("a+b %41", "url", "s3", "a+b %41"),
+        (" k ", "", "s3", " k "),
+    ],
+)
+def test_a_key_of_a_listing_is_decoded_where_it_says_so(
+    text: str, encoding: str | None, kind: str, key: str
+) -> None:
+    assert decoded_key(text, encoding, kind) == key
 
 
 @pytest.mark.parametrize(("text", "encoding"), [("%ff", "url"), ("a", "base64")])
 def test_a_key_that_cannot_be_decoded_is_a_bad_answer(text: str, encoding: str) -> None:
     with pytest.raises(BadResponseError):
-        decoded_key(text, encoding)
+        decoded_key(text, encoding, "s3")
 
 
 # ---- clocks ----
@@ -419,7 +431,9 @@ def test_the_time_in_the_document_of_an_expired_signature_is_read() -> None:
         (SKEWED, -86401, 0.0, None),
         (SKEWED, 3600, 3590.0, None),
         (SKEWED, 0, 3600.0, 0.0),
-        (Refusal(403, "AccessDenied"), 3600, 0.0, None),
+        (Refusal(403, "AccessDenied"), 900, 0.0, None),
+        (Refusal(400, "AccessDenied"), 901, 0.0, 901.0),
+        (Refusal(403, "AccessDenied"), 3600, 3600.0, None),
         (Refusal(403, "SignatureDoesNotMatch"), 3600, 0.0, None),
         (Refusal(403), 901, 0.0, 901.0),
         (Refusal(400), -901, 0.0, -901.0),
