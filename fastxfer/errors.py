@@ -18,6 +18,7 @@ __all__ = [
     "CannotResumeError",
     "CheckpointError",
     "ChecksumError",
+    "CredentialsError",
     "DNSError",
     "DiskFullError",
     "FastxferError",
@@ -34,11 +35,17 @@ __all__ = [
     "Retry",
     "ServerError",
     "StorageError",
+    "StoreAuthError",
+    "StoreError",
+    "StoreNotFoundError",
+    "StoreOverloadedError",
+    "StoreServerError",
     "TLSError",
     "TargetBusyError",
     "TargetExistsError",
     "TooSlowError",
     "TransferTimeoutError",
+    "UploadGoneError",
 ]
 
 
@@ -189,6 +196,67 @@ class ServerError(HTTPStatusError):
     """Another 5xx, or 408 and 425: the server failed this time."""
 
     retry = Retry.SAME_SOURCE
+
+
+class CredentialsError(FastxferError):
+    """No credentials for an object store could be had, or what there is is not whole; nothing was asked."""
+
+    exit_code = 24
+
+
+class StoreError(HTTPStatusError):
+    """An object store refused, and said why in an error document, or by its status alone.
+
+    `code` is the store's own name for the cause ("NoSuchKey"), "" where it told none; `request_id`,
+    `host_id` (S3) and `ec` (OSS) are what its operator asks for, "" where they were not told. The subclasses
+    are also what the same cause is without a store: `except NotFoundError` finds a missing key.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str = "",
+        request_id: str = "",
+        host_id: str = "",
+        ec: str = "",
+        kept: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, kept=kept)
+        self.code = code
+        self.request_id = request_id
+        self.host_id = host_id
+        self.ec = ec
+
+
+class StoreNotFoundError(StoreError, NotFoundError):
+    """The bucket, the key or the version of it is not there."""
+
+
+class StoreAuthError(StoreError, AuthError):
+    """The store does not take the credentials, or they may not do this, or the clocks differ."""
+
+
+class StoreOverloadedError(StoreError, OverloadedError):
+    """The store asks to be asked less (SlowDown, 503). `retry_after_s` is its wish, or None."""
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None, **told: Any) -> None:
+        StoreError.__init__(self, message, status=status, **told)
+        self.retry_after_s = retry_after_s
+
+
+class StoreServerError(StoreError, ServerError):
+    """The store failed this time: InternalError, or bytes that did not arrive as they were sent."""
+
+
+class UploadGoneError(StoreError, CannotResumeError):
+    """The multipart upload is not there any more (NoSuchUpload): it was completed, or aborted, or it
+    expired.
+    """
+
+    retry = Retry.NEVER
+    exit_code = 8
 
 
 class BadResponseError(FastxferError):

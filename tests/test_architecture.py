@@ -40,6 +40,15 @@ ROOM_OF = {
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",
+    "fastxfer.sources.locations": "pure",
+    "fastxfer.sources.credentials": "pure",
+    "fastxfer.sources.store_request": "pure",
+    "fastxfer.sources.signing": "pure",
+    "fastxfer.sources.oss_signing": "pure",
+    "fastxfer.sources.store_xml": "pure",
+    "fastxfer.sources.store_errors": "pure",
+    "fastxfer.sources.clock_skew": "pure",
+    "fastxfer.sources.multipart": "pure",
     "fastxfer.plan": "pure",
     "fastxfer.options": "pure",
     "fastxfer.errors": "pure",
@@ -74,16 +83,19 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "collections.abc": None,
     "dataclasses": None,
     "datetime": ["timezone", "timedelta"],
-    "email.utils": ["parsedate_to_datetime"],
+    "email.utils": ["parsedate_to_datetime", "formatdate"],  # the latter of a time that it is given
     "enum": None,
     "errno": None,
     "functools": None,
+    "hashlib": ["sha256"],
     "heapq": None,
+    "hmac": None,
     "http": ["HTTPStatus"],
     "ipaddress": None,
     "itertools": None,
     "math": None,
     "re": None,
+    "time": ["gmtime"],  # of a time that it is given
     "typing": None,
     "unicodedata": None,
     "urllib.parse": None,
@@ -251,6 +263,20 @@ def test_what_is_pure_calls_nothing_that_has_an_effect() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS
     ]
     assert called == []
+
+
+def test_what_is_pure_reads_no_clock() -> None:
+    read = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        if room_of(name) == "pure"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("gmtime", "formatdate")
+        and not node.args
+    ]
+    assert read == []
 
 
 def test_plan_needs_nothing_but_itself_and_the_errors() -> None:
