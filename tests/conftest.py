@@ -4,6 +4,10 @@
 the same document root for the whole session; `objects` makes files in it. A test that stops or kills its
 server takes `own_nginx`, which serves the same root and is the test's alone (a start takes about 20 ms). One
 that misbehaves is made in the test itself: `with RawServer(handler) as server`, from tests.servers.raw.
+
+`rgw`, `seaweedfs` and `rclone` are object stores that speak S3, `oss` one that speaks OSS; a test that takes
+`s3_store` (a new bucket of it) runs with each of the three. To count or harm the requests to one:
+`with Proxy(store, harm) as proxy`, from tests.servers.proxy.
 """
 
 from __future__ import annotations
@@ -25,7 +29,12 @@ from tests.servers.haproxy import Haproxy
 from tests.servers.lighttpd import Lighttpd
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects
+from tests.servers.oss_facade import OssFacade
 from tests.servers.python_http import PythonHttp
+from tests.servers.rclone_s3 import Rclone
+from tests.servers.rgw import Cluster, Rgw
+from tests.servers.seaweedfs import SeaweedFs
+from tests.servers.store import Store
 from tests.servers.webfs import Webfs
 
 
@@ -103,6 +112,54 @@ def python_http(document_root: Path, authority: Authority) -> Iterator[PythonHtt
     """The session's http.server; it must be left running."""
     with PythonHttp(document_root, authority) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ceph(authority: Authority) -> Iterator[Cluster]:
+    """The session's Ceph, for those that stand before it; it must be left running."""
+    with Cluster(authority) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def rgw(ceph: Cluster) -> Iterator[Rgw]:
+    """The session's Ceph RGW (S3); it must be left running."""
+    with Rgw(ceph) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(authority: Authority) -> Iterator[SeaweedFs]:
+    """The session's SeaweedFS (S3); it must be left running."""
+    with SeaweedFs(authority=authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(authority: Authority) -> Iterator[Rclone]:
+    """The session's `rclone serve s3`; it must be left running."""
+    with Rclone(authority=authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oss(ceph: Cluster) -> Iterator[OssFacade]:
+    """The session's stand-in for OSS, before an RGW of its own that takes small parts."""
+    with Rgw(ceph, min_part_bytes=0) as behind, OssFacade(behind.store()) as facade:
+        yield facade
+
+
+@pytest.fixture(params=["rgw", "seaweedfs", "rclone"])
+def s3_store(request: pytest.FixtureRequest) -> Store:
+    """A new bucket of each store that speaks S3, one after the other."""
+    server: Rgw | SeaweedFs | Rclone = request.getfixturevalue(request.param)
+    return server.store().make_bucket()
+
+
+@pytest.fixture
+def oss_store(oss: OssFacade) -> Store:
+    """A new bucket of the stand-in for OSS."""
+    return oss.store().make_bucket()
 
 
 @pytest.fixture

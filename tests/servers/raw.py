@@ -130,6 +130,15 @@ class Connection:
 
     def read_request(self) -> Request | None:
         """Returns the next request with its body, not numbered yet (-1); None when the client has closed."""
+        request = self.read_head()
+        if request is None:
+            return None
+        if request.headers.get("expect", "").lower() == "100-continue":
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return replace(request, body=self._stream.read(int(request.headers.get("content-length", "0"))))
+
+    def read_head(self) -> Request | None:
+        """Returns the next request up to its body, which is still to be read."""
         start = self._stream.readline(MAX_LINE_BYTES)
         if not start.endswith(b"\r\n"):
             return None
@@ -141,10 +150,7 @@ class Connection:
             name, _, value = line.decode("latin-1").partition(":")
             name, value = name.strip().lower(), value.strip()
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        if headers.get("expect", "").lower() == "100-continue":
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = self._stream.read(int(headers.get("content-length", "0")))
-        return Request(-1, self.number, method, target, version, headers, body)
+        return Request(-1, self.number, method, target, version, headers)
 
 
 Server = TypeVar("Server", bound="RawServer")
