@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 from fastxfer import metalinks, probing
 from fastxfer.download import TO_GO_ON, Download
 from fastxfer.errors import PausedError, TransferTimeoutError
-from fastxfer.options import Refresh, TransferOptions
+from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 from fastxfer.sources.http import HttpSource
@@ -135,6 +135,12 @@ def start(
     allow_private_redirects: bool = False,
     auth: tuple[str, str] | str | None = None,
     netrc: bool = False,
+    endpoint: str | None = None,
+    region: str | None = None,
+    profile: str | None = None,
+    credentials: GivenCredentials | str | Mapping[str, Any] | None = None,
+    anonymous: bool = False,
+    addressing: str = "auto",
     proxy: str | None = None,
     ca_bundle: str | None = None,
     client_cert: str | tuple[str, str] | None = None,
@@ -204,6 +210,12 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             allow_http_redirects, allow_private_redirects: follow redirects from https to http, and from the
                 public internet to loopback, link-local and private addresses.
             auth: (user, password) for HTTP Basic. netrc: take them from ~/.netrc.
+            endpoint, region: where the object store of s3:// and oss:// URLs is, and its region.
+            profile: of the store's configuration files. credentials: of the store, "AK:SK", "AK:SK:TOKEN", a
+                mapping, or a callable that returns one and is asked again before they expire. Without either
+                the usual environment variables, and then the chain of the store's library
+                (docs/object-stores.md). anonymous: ask without any.
+            addressing: where the bucket's name goes: "auto", "path", "virtual", or "cname" (OSS).
             proxy: a proxy's URL; by default the usual environment variables.
             ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is
                 checked.

@@ -15,10 +15,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastxfer.errors import OptionError
+from fastxfer.sources.credentials import Credentials, parse_credentials
+from fastxfer.sources.locations import ADDRESSING, parse_endpoint, resolve_store
 from fastxfer.units import parse_size
 
 Refresh = Callable[[], str] | str
 """What gives a new URL of the same object: a callable, or a shell command that prints it."""
+
+GivenCredentials = Credentials | Callable[[], Any]
+"""Credentials of an object store, or what returns them."""
 
 MAX_CHUNK_BYTES = 5 * 1024**3
 MAX_CONNECTIONS = 1024
@@ -260,6 +265,40 @@ def _client_cert(value: Any) -> tuple[str, str | None] | None:
     return cert or "", key
 
 
+def _endpoint(value: Any) -> str | None:
+    return None if value is None else str(_without_name(parse_endpoint, value))
+
+
+def _region(value: Any) -> str | None:
+    if value is None:
+        return None
+    _without_name(lambda region: resolve_store("s3", region=region), str(value))
+    return str(value)
+
+
+def _profile(value: Any) -> str | None:
+    text = _file(value)
+    if text is not None and not text.strip():
+        raise ValueError("must be the name of a profile")
+    return text
+
+
+def _credentials(value: Any) -> GivenCredentials | None:
+    if value is None or callable(value):
+        called: Callable[[], Any] | None = value
+        return called
+    found: Credentials = _without_name(parse_credentials, value)
+    return found
+
+
+def _without_name(parse: Callable[[Any], Any], value: Any) -> Any:
+    """Parses by what names the option itself in its errors."""
+    try:
+        return parse(value)
+    except OptionError as error:
+        raise ValueError(re.sub(r"^option \w+: ", "", error.message)) from None
+
+
 def parse_checksum(value: str | Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     """Returns the expected digests as (algorithm, lower-case hex) pairs.
 
@@ -371,6 +410,36 @@ class TransferOptions:
         _auth, None, "credentials for HTTP Basic, user:password", metavar="U:P"
     )
     netrc: bool = _option(parse_flag, False, "take credentials from ~/.netrc", metavar="BOOL")
+    endpoint: str | None = _option(
+        _endpoint,
+        None,
+        "where the object store is: https://HOST[:PORT] (default: its public one)",
+        metavar="URL",
+    )
+    region: str | None = _option(
+        _region, None, "region of the object store, such as eu-central-1 or cn-hangzhou", metavar="R"
+    )
+    profile: str | None = _option(
+        _profile, None, "profile of the store's configuration files to take credentials from", metavar="NAME"
+    )
+    credentials: GivenCredentials | None = field(
+        default=None,
+        repr=False,
+        metadata={
+            "parse": _credentials,
+            "help": "credentials of the object store, AK:SK or AK:SK:TOKEN; others can see a command line, "
+            "so better FASTXFER_CREDENTIALS or the store's own variables",
+            "metavar": "C",
+            "flags": (),
+        },
+    )
+    anonymous: bool = _option(parse_flag, False, "ask the object store without credentials", metavar="BOOL")
+    addressing: str = _option(
+        _choice(*ADDRESSING), "auto",
+        "where the bucket's name goes: auto, path, virtual (in the host's name), or cname (OSS: the host is "
+        "the bucket's own)",
+        metavar="HOW",
+    )  # fmt: skip
     proxy: str | None = _option(
         _proxy, None, "proxy to go through (default: the usual environment variables)", metavar="URL"
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastxfer.errors import FastxferError, OptionError
 from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
+from fastxfer.sources.credentials import Credentials
 
 SHA256 = hashlib.sha256(b"").hexdigest()
 GOOD: dict[str, list[tuple[Any, Any]]] = {
@@ -42,6 +43,22 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "allow_private_redirects": [(True, True)],
     "auth": [(None, None), ("u:p:q", ("u", "p:q")), (("u", ""), ("u", "")), (["u", "p"], ("u", "p"))],
     "netrc": [("true", True)],
+    "endpoint": [
+        (None, None),
+        ("https://s3.example/", "https://s3.example"),
+        ("127.0.0.1:9000", "https://127.0.0.1:9000"),
+    ],
+    "region": [(None, None), ("eu-central-1", "eu-central-1")],
+    "profile": [(None, None), ("of work", "of work")],
+    "credentials": [
+        (None, None),
+        ("AK:SK", Credentials("AK", "SK")),
+        ("AK:SK:T:T", Credentials("AK", "SK", "T:T")),
+        ({"key": "AK", "secret": "SK", "expires": 5.0}, Credentials("AK", "SK", None, 5.0)),
+        (dict, dict),
+    ],
+    "anonymous": [(True, True), ("no", False)],
+    "addressing": [("path", "path"), ("cname", "cname")],
     "proxy": [(None, None), ("http://p:3128", "http://p:3128"), ("", "")],
     "ca_bundle": [(None, None), ("ca.pem", "ca.pem")],
     "client_cert": [(None, None), ("c.pem", ("c.pem", None)), (("c.pem", "k.pem"), ("c.pem", "k.pem"))],
@@ -104,6 +121,12 @@ BAD: dict[str, list[Any]] = {
     "allow_private_redirects": [None],
     "auth": ["nocolon", ("a",), ("a", "b", "c"), ("a:b", "c"), ("a", "b\n"), ("a\0", "b"), 5, "a:\ud800"],
     "netrc": ["?", None],
+    "endpoint": ["", "ftp://x", "https://u:p@x", "https://x?q", "https://x/../y", 5, "https://\u00fc"],
+    "region": ["", "a b", "a/b", "-x", "x" * 64, 5.5],
+    "profile": ["", " ", "a\nb"],
+    "credentials": ["", "AK", ":SK", "AK:", "A K:SK", {"key": "AK"}, {"secret": "S", "x": 1}, 5, b"AK:SK"],
+    "anonymous": ["?", None],
+    "addressing": ["host", None, ""],
     "proxy": ["http://p\r\nX: y", "p\0", "http://\ud800:1"],
     "ca_bundle": ["a\nb", "\ud800"],
     "client_cert": [("a",), ("a", "b", "c"), 5, "a\0b", ("a", "\ud800")],
@@ -167,18 +190,24 @@ def test_an_unknown_option_is_a_type_error() -> None:
         TransferOptions.build(conections=4)
 
 
+def test_options_print_no_secret_of_a_store() -> None:
+    assert "hunter2" not in repr(TransferOptions.build(credentials="AK:hunter2:hunter2"))
+
+
 def test_options_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         TransferOptions.build().connections = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["auth", "headers", "proxy"])
+@pytest.mark.parametrize("name", ["auth", "headers", "proxy", "endpoint", "credentials"])
 def test_a_refusal_tells_no_secret(name: str) -> None:
     secret = "hunter2"
     values = {
         "auth": ("a:b", secret),
         "headers": {"X-Token": secret + "\n"},
         "proxy": f"http://u:{secret}@p\n",
+        "endpoint": f"https://u:{secret}@p",
+        "credentials": f"AK:{secret} {secret}",
     }
     with pytest.raises(OptionError) as caught:
         TransferOptions.build(**{name: values[name]})

@@ -18,7 +18,7 @@ from fastxfer.units import format_size
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
 # What these say is stored, for it is needed, and never shown.
-SECRET = frozenset({"headers", "auth", "proxy", "refresh", "mirrors"})
+SECRET = frozenset({"headers", "auth", "proxy", "refresh", "mirrors", "credentials"})
 MAX_PRIORITY = 1_000_000
 
 
@@ -66,7 +66,14 @@ def stored_options(options: Mapping[str, Any]) -> str:
         raise OptionError(
             "option refresh: a queue outlives its process, so it must be a command, not a callable"
         )
+    if callable(checked.credentials):
+        raise OptionError(
+            "option credentials: a queue outlives its process, so they must be text or a mapping, not a "
+            "callable"
+        )
     plain: dict[str, Any] = {name: getattr(checked, name) for name in given}
+    if checked.credentials is not None:
+        plain["credentials"] = asdict(checked.credentials)
     if "checksum" in plain:
         plain["checksum"] = dict(plain["checksum"])
     if plain.get("ca_bundle"):

@@ -44,6 +44,16 @@ class CredentialSource:
         self._live = live
         self._lock = threading.Lock()
 
+    @property
+    def renews(self) -> bool:
+        """True when there may be others than the first."""
+        return self._load is not None
+
+    @property
+    def live(self) -> bool:
+        """True when those asked keep them fresh, and do not say when they expire."""
+        return self._live
+
     def get(self, now_epoch_s: float) -> Credentials:
         """Returns credentials to sign with; gets them first if there are none, or they are about to expire.
 
