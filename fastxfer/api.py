@@ -15,7 +15,7 @@ from fastxfer.errors import PausedError, TransferTimeoutError
 from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import open_source
 from fastxfer.units import format_size
 from fastxfer.verification import Verification
 
@@ -262,7 +262,7 @@ def probe(url: str, **options: Any) -> RemoteObject:
     TransferTimeoutError.
     """
     checked = replace(TransferOptions.build(**options), connections=1)
-    return probing.probe(HttpSource.of(url, checked), checked)
+    return probing.probe(open_source(url, checked), checked)
 
 
 def verify(

@@ -32,12 +32,14 @@ from fastxfer.engine.loop import Timer, before_exit, shared_engine
 from fastxfer.engine.request import Exchange, Head
 from fastxfer.errors import (
     AuthError,
+    CredentialsError,
     FastxferError,
     InterruptedTransferError,
     PausedError,
     RangeError,
     RemoteChangedError,
     ServerError,
+    StoreError,
     storage_error,
 )
 from fastxfer.lanes import Lane, Lanes, request_for
@@ -57,10 +59,13 @@ from fastxfer.plan.response import (
     Whole,
 )
 from fastxfer.progress.snapshot import Progress, chunk_cells
-from fastxfer.refreshing import Renewal
+from fastxfer.refreshing import Keys, Renewal
+from fastxfer.refusals import judge_refusal
 from fastxfer.results import FetchResult
 from fastxfer.safekeeping import Found, Safekeeping, Wrong
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource, open_source
+from fastxfer.sources.store import StoreSource
+from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.disk import DiskThread
 from fastxfer.storage.part_file import Partials, Source
 from fastxfer.storage.paths import Target, resolve_target
@@ -86,14 +91,14 @@ class Download:
 
     def __init__(
         self,
-        url: str | HttpSource,
+        url: str | RemoteSource,
         out: str | os.PathLike[str] | None,
         options: TransferOptions,
         description: Description | None = None,
     ) -> None:
         self.options = options
         self._subject = Subject(options, description.size if description is not None else None)
-        first = url if isinstance(url, HttpSource) else HttpSource.of(url, options)
+        first = open_source(url, options) if isinstance(url, str) else url
         pieces = description is not None and description.pieces is not None
         self._mirrors = Mirrors(first, options, self._subject, self, pieces)
         self.original = self._mirrors.lead.original
@@ -123,6 +128,8 @@ class Download:
         self._may_halt = True
         self._lock = threading.Lock()
         self._renewal = Renewal(options.refresh, self.original.url)
+        self._keys = Keys()
+        self._locked_out: dict[int, CredentialsError] = {}  # mirrors without credentials, by their index
         self._front = 0
         self._meter = RateMeter()
         self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
@@ -141,7 +148,7 @@ class Download:
         _running.add(self)
         self._began_at = time.monotonic()
         self._disk = DiskThread("fastxfer-disk")
-        self._on_disk(self._keeping.prepare, self._prepared)
+        self._on_disk(self._prepare, self._prepared)
 
     def pause(self) -> None:
         """Ends the requests and keeps everything; nothing is fetched until `resume`."""
@@ -193,6 +200,19 @@ class Download:
 
     # ---- prepare ----
 
+    def _prepare(self) -> Found | None:
+        """Disk. Looks at the target and at what was left, and gets the credentials of object stores."""
+        found = self._keeping.prepare()
+        if found is None:
+            for mirror in self._mirrors.all:
+                try:
+                    mirror.original.ready()
+                except CredentialsError as error:
+                    if not self._mirrors.several:
+                        raise
+                    self._locked_out[mirror.index] = error
+        return found
+
     def _nothing_to_do(self, found: Found) -> FetchResult:
         return replace(self._result(found), skipped=True)
 
@@ -219,6 +239,8 @@ class Download:
         if self._ending is not None or found is not None:
             self._settle(self._nothing_to_do(found) if found is not None else None)
             return
+        for index, error in self._locked_out.items():
+            self._mirrors.failed(self._mirrors.all[index], error, 0, moved=False)
         left = self._keeping.left
         if left is not None:
             self._subject.left = left.checkpoint.identity
@@ -301,7 +323,7 @@ class Download:
 
     def _feed_anew(self, event: plan.Event) -> None:
         """Feeds what has the scheduler hand out runs, so that a pause that came before holds."""
-        if self._paused or self._renewal.expired(time.time()):
+        if self._paused or self._keys.hold_up or self._renewal.expired(time.time()):
             self._feed(plan.Pause())
         self._feed(event)
 
@@ -328,7 +350,7 @@ class Download:
 
     def _send(self, lane: Lane) -> None:
         lane.writing = lane.held = lane.leaves = False
-        lane.verdict, lane.failure, lane.waited_s = None, None, None
+        lane.verdict, lane.failure, lane.waited_s, lane.refused = None, None, None, False
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.sent_at = lane.seen_at
         if lane.cut is not None and lane.stop is not None:
@@ -336,8 +358,10 @@ class Download:
         lane.exchange.writer.refuse()
         self._requests += 1
         lane.source = lane.mirror.source
+        lane.signed_by, lane.version = lane.source.generation, self._subject.version(lane.mirror)
         if_range = self._subject.if_range(lane.mirror)
-        self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, if_range), self)
+        request = request_for(lane.source, lane.asked, if_range, lane.version)
+        self._engine.submit(lane.exchange, request, self)
         lane.out = True
 
     # ---- answers ----
@@ -345,6 +369,10 @@ class Download:
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl, so only the writer's mode is set and the rest handed on."""
         lane = self._lanes.of(exchange.slot, self._mirrors.lead)[0]
+        if lane.source.refuses(head.status):
+            lane.refused = True
+            exchange.writer.collect()
+            return
         try:
             lane.verdict = verdict = self._subject.judge(lane.asked, head, lane.mirror)
             if lane.racing:
@@ -362,6 +390,7 @@ class Download:
 
     def _take(self, lane: Lane, verdict: Partial | Whole) -> None:
         """Decides what becomes of the body of an accepted answer."""
+        lane.source.accepted()
         if lane.doubt is not None:
             raise lane.doubt  # the object is still the known one
         if self._mode == "probing":
@@ -480,6 +509,8 @@ class Download:
             return
         lane.out = lane.held = False
         if lane.racing and self._mode == "ranged" and self._ending is None and self._restart is None:
+            if lane.refused and error is None:
+                self._learn(lane)  # it is not sent again: the one that it races with is
             pos, failure = racing.ended(lane, error)
             if failure is not None and self._mirrors.several:
                 self._mirrors.failed(lane.mirror, failure, 0, moved=False)
@@ -499,6 +530,10 @@ class Download:
             if pos == lane.start and not self._resting:
                 self._route(lane)
                 return
+        if lane.refused and failure is None and error is None:
+            if self._goes_again(lane):
+                return
+            failure = lane.failure
         if isinstance(failure, AuthError) and self._may_renew(lane, failure):
             self._renew(failure)
             self._feed(plan.Ended(lane.exchange.slot, pos))
@@ -617,6 +652,62 @@ class Download:
         elif self._paused:
             self._on_disk(lambda: self._keeping.save(self._marks()))
 
+    # ---- refusals of object stores ----
+
+    def _learn(self, lane: Lane) -> tuple[bool, bool]:
+        """Reads a store's refusal; returns whether the request may go again, and whether credentials are
+        needed before. Else the lane has the error, or the verdict that its version is gone.
+        """
+        head = lane.exchange.head
+        assert head is not None
+        body, lane.refused = lane.exchange.writer.body, False
+        refused = judge_refusal(lane.source, head, body, signed_by=lane.signed_by, version=lane.version)
+        if refused.gone:
+            lane.verdict = Changed(f"version {lane.version} of it is gone", Identity())
+        else:
+            lane.failure = refused.error
+        return refused.again, refused.renew
+
+    def _goes_again(self, lane: Lane) -> bool:
+        """Returns whether a request that a store refused is sent again, or will be; its lane is free then."""
+        again, renew = self._learn(lane)
+        if not again:
+            return False
+        error, source = lane.failure, lane.source
+        if renew and isinstance(source, StoreSource) and isinstance(error, StoreError):
+            self._feed(plan.Pause())
+            self._renew_keys(source.access, error)
+        if self._resting or self._keys.hold_up:
+            self._feed(plan.Ended(lane.exchange.slot, lane.start))
+            if self._paused:
+                self._maybe_go_on()
+        else:
+            self._send(lane)
+        return True
+
+    def _renew_keys(self, access: StoreAccess, refused: StoreError | None) -> None:
+        self._keys.begin(
+            access, refused, lambda error: self._on_engine(lambda: self._keys_came(access, error))
+        )
+
+    def _keys_came(self, access: StoreAccess, error: CredentialsError | None) -> None:
+        failure = self._keys.came(access, error)
+        if self._mode in ("settling", "over") or self._ending is not None:
+            return
+        if failure is not None:
+            if not self._mirrors.several:
+                raise failure
+            for mirror in self._mirrors.all:
+                if isinstance(mirror.source, StoreSource) and mirror.source.access is access:
+                    self._mirrors.failed(mirror, failure, 0, moved=False)
+            self._end_if_hopeless()
+        self._feed_resume()
+
+    def _feed_resume(self) -> None:
+        """Goes on where nothing holds everything up any more."""
+        if not self._paused and not self._keys.hold_up and not self._renewal.asking:
+            self._feed(plan.Resume())
+
     # ---- mirrors ----
 
     @property
@@ -675,7 +766,7 @@ class Download:
     def _follow(self, mirror: Mirror, identity: Identity, *, ranged: bool) -> None:
         """Has a mirror, whose answer was accepted, say what the object is."""
         self._subject.identity = mirror.told = identity
-        mirror.source = replace(mirror.source, redirects=0)
+        mirror.source = mirror.source.settled()
         self._mirrors.leads(mirror, ranged)
 
     def _may_do_without(self, mirror: Mirror) -> bool:
@@ -763,7 +854,12 @@ class Download:
             self._renewal.begin(refused, lambda answer: self._on_engine(lambda: self._renewed(answer)))
 
     def _renew_in_time(self) -> None:
-        """Asks for another URL when this one says that it expires; requests that are out go on meanwhile."""
+        """Asks for another URL when this one says that it expires, and for credentials that are about to;
+        requests that are out go on meanwhile.
+        """
+        for mirror in self._mirrors.all:
+            if isinstance(mirror.source, StoreSource) and self._keys.due(mirror.source.access):
+                self._renew_keys(mirror.source.access, None)
         if not self._renewal.due(time.time()):
             return
         expiring = AuthError("the URL says that it expires", status=403)
@@ -776,15 +872,14 @@ class Download:
             return
         if not isinstance(answer, AuthError):
             first = self._mirrors.all[0]
-            self.original = first.original = first.source = HttpSource.of(answer, self.options)
+            self.original = first.original = first.source = open_source(answer, self.options)
             self._renewal.came(self._done_bytes(), self.original.url, time.time())
         elif ahead:
             self._renewal.failed()
             self._keeping.notes.append(str(answer))
         else:
             raise answer
-        if not self._paused:
-            self._feed(plan.Resume())
+        self._feed_resume()
 
     # ---- time ----
 
@@ -838,7 +933,7 @@ class Download:
     def _state(self) -> str:
         if self._paused:
             return "paused"
-        held_up = self._renewal.asking or self._scheduler.last_error is not None
+        held_up = self._renewal.asking or self._keys.hold_up or self._scheduler.last_error is not None
         resting = self._scheduler.active == 0 and held_up
         resting = resting or (bool(self._lanes.parked) and not self._lanes.out)
         return "waiting" if resting else "running"
@@ -865,6 +960,8 @@ class Download:
     def _note(self) -> str:
         if self._renewal.asking:
             return "asking for a new URL"
+        if self._keys.hold_up:
+            return "asking for new credentials"
         error = self._scheduler.last_error
         return f"trying again: {error}" if error is not None else ""
 
@@ -907,8 +1004,7 @@ class Download:
             self._set_out()
             return
         self._meter = RateMeter()
-        if not self._renewal.asking:
-            self._feed(plan.Resume())
+        self._feed_resume()
         self._publish_progress()
 
     def _cancel(self, keep: bool) -> None:

@@ -15,7 +15,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.grid import prefix_bytes
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Verdict
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource
 from fastxfer.subject import Mirror
 
 # Over so many stall time-outs an answer has to bring more than a trickle, that many bytes a second.
@@ -29,7 +29,7 @@ class Lane:
 
     exchange: Exchange
     mirror: Mirror
-    source: HttpSource  # what was asked
+    source: RemoteSource  # what was asked
     start: int = 0
     stop: int | None = None  # None: the whole object, without a range
     out: bool = False  # a request is on its way
@@ -39,6 +39,9 @@ class Lane:
     held: bool = False  # its body is kept in libcurl until there is a sink
     verdict: Verdict | None = None
     failure: FastxferError | None = None
+    refused: bool = False  # by a store, whose reason is in the body
+    signed_by: int = 0  # the source's generation when the request was made
+    version: str | None = None  # which version of the object was asked for
     doubt: FastxferError | None = None  # to end with if the object, asked for whole, is the known one
     suspects: bool = False  # the last answer said that the object changed; the next one decides
     counted: int = 0  # bytes received when its mirror's were last counted
@@ -77,16 +80,20 @@ class Lane:
         self.mark = self.exchange.writer.received
 
 
-def request_for(source: HttpSource, asked: Span | None, if_range: str | None = None) -> Request:
-    """Returns the request for a half-open range of a source's object, or for the whole when `asked` is
-    None.
+def request_for(
+    source: RemoteSource, asked: Span | None, if_range: str | None = None, version: str | None = None
+) -> Request:
+    """Returns the request for a half-open range of a source's object, or for the whole when `asked` is None;
+    of one `version` of it where a store keeps several. Raises CredentialsError before there are any.
     """
+    url, lines = source.asks(asked, if_range, version)
     return Request(
-        source.url,
-        source.header_lines(asked, if_range),
+        url,
+        tuple(lines),
         source.credentials,
         client_cert=source.client_cert,
         public_only=source.public_only,
+        as_is=source.as_is,
     )
 
 

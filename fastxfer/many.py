@@ -18,7 +18,7 @@ from fastxfer.names import name_of_url
 from fastxfer.options import TransferOptions
 from fastxfer.progress.overall import Overall, Tally
 from fastxfer.progress.snapshot import Progress
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource, open_mirror, open_source
 from fastxfer.storage.paths import Below, check_length, check_text
 
 Item = str | tuple[str, Path | None] | tuple[str, Path | None, tuple[str, ...]] | Entry
@@ -114,7 +114,7 @@ def _job(key: int, item: Item, root: str, options: Mapping[str, Any]) -> Job:
         try:
             checked = TransferOptions.build(**{**merged, "mirrors": item.urls[1:]})
             for each in item.urls:
-                HttpSource.of(each, checked)
+                open_source(each, checked)
         except OptionError as error:
             raise at(item.where, error) from error
         out = Below(item.directory or root, item.name)
@@ -128,13 +128,13 @@ def _job(key: int, item: Item, root: str, options: Mapping[str, Any]) -> Job:
     else:
         url, name, mirrors = item
     checked = TransferOptions.build(**{**options, "mirrors": mirrors})
-    source = HttpSource.of(url, checked)
+    source = open_source(url, checked)
     for mirror in mirrors:
-        HttpSource.of(mirror, checked)
+        open_mirror(source, mirror)
     return Job(key, url, _place(source, name, root), options, mirrors=tuple(mirrors))
 
 
-def _place(source: HttpSource, out: Path | None, root: str) -> str:
+def _place(source: RemoteSource, out: Path | None, root: str) -> str:
     """Returns the path that `fetch` would write to, were it called in `root`."""
     path = os.path.join(root, os.fspath(out) if out is not None else "")
     check_text(path)

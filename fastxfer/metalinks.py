@@ -22,6 +22,7 @@ from fastxfer.inputs import MAX_INPUT_BYTES, Entry, parse
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource, open_mirror, open_source
 
 ENDINGS = (".meta4", ".metalink")
 _NOBODY = "http://nobody.invalid/"
@@ -35,7 +36,7 @@ _OF_THE_OBJECT = (
 class Metalinked:
     """One object as a Metalink has it."""
 
-    source: HttpSource
+    source: RemoteSource
     out: str | os.PathLike[str] | None
     options: TransferOptions
     description: Description
@@ -57,7 +58,7 @@ def read(url: str, out: str | os.PathLike[str] | None, given: Mapping[str, Any])
     """
     options = TransferOptions.build(**given)
     if "://" in url:
-        home = HttpSource.of(url, options)
+        home = open_source(url, options)
         data, address = _fetched(url, {k: v for k, v in given.items() if k not in _OF_THE_OBJECT})
         home = replace(home, public_only=is_public(address) and not options.allow_private_redirects)
     else:
@@ -72,7 +73,7 @@ def read(url: str, out: str | os.PathLike[str] | None, given: Mapping[str, Any])
 
 
 def _of_entry(
-    entry: Entry, home: HttpSource, out: str | os.PathLike[str] | None, options: TransferOptions
+    entry: Entry, home: RemoteSource, out: str | os.PathLike[str] | None, options: TransferOptions
 ) -> Metalinked:
     digests = {**entry.options.get("checksum", {}), **dict(options.checksum)}
     options = replace(
@@ -83,7 +84,7 @@ def _of_entry(
     text = os.fspath(out) if out is not None else ""
     if not text or text.endswith(os.sep) or os.path.isdir(text):
         out = os.path.join(text, entry.name.rpartition("/")[2])
-    return Metalinked(home.mirror(entry.urls[0]), out, options, Description(entry.size, entry.pieces))
+    return Metalinked(open_mirror(home, entry.urls[0]), out, options, Description(entry.size, entry.pieces))
 
 
 def _stored(path: str) -> bytes:

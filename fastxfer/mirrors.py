@@ -33,7 +33,7 @@ from fastxfer.plan.mirrors import SAMPLES, Shares, sample_spans
 from fastxfer.plan.provenance import EARLIER, Provenance, suspicions
 from fastxfer.plan.ranges import Span
 from fastxfer.sampling import Sampler, Samples
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource, open_mirror
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.part_file import hash_of
 from fastxfer.subject import Mirror, Subject
@@ -74,11 +74,16 @@ class Mirrors:
     """See the module. Raises OptionError for a URL that cannot be one."""
 
     def __init__(
-        self, first: HttpSource, options: TransferOptions, subject: Subject, host: Host, pieces: bool = False
+        self,
+        first: RemoteSource,
+        options: TransferOptions,
+        subject: Subject,
+        host: Host,
+        pieces: bool = False,
     ) -> None:
         sources = {first.url: first}
         for each in options.mirrors:
-            source = first.mirror(each)
+            source = open_mirror(first, each)
             sources.setdefault(source.url, source)
         self.all = [Mirror(index, source, source) for index, source in enumerate(sources.values())]
         self.several = len(self.all) > 1

@@ -26,6 +26,7 @@ from unicodedata import category, normalize
 from urllib.parse import unquote, urlsplit
 
 from fastxfer.errors import OptionError
+from fastxfer.sources.locations import encode_key, is_location, parse_location
 
 PART = ".part"
 CHECKPOINT = ".part.ckpt"
@@ -106,7 +107,8 @@ def name_of_url(url: str) -> str:
     """Returns the file name that a URL suggests: its last path segment, decoded once. Raises OptionError
     when there is none.
     """
-    segment = urlsplit(url).path.rpartition("/")[2]
+    path = encode_key(parse_location(url).key) if is_location(url) else urlsplit(url).path
+    segment = path.rpartition("/")[2]
     if not segment:
         raise OptionError(f"the URL has no file name: {_SAY_WHERE}")
     if _ENCODED.search(segment):  # before decoding; what is encoded once more is seen after it

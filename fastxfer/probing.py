@@ -16,15 +16,21 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Moved, NotRanged, Partial, Unsatisfiable, Verdict, Whole, judge
 from fastxfer.plan.retry import backoff_s
+from fastxfer.refusals import judge_refusal
 from fastxfer.results import RemoteObject
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource
+from fastxfer.sources.store import StoreSource
 
 
 class _Answer:
     """Listens for the head of one request; the body is not wanted."""
 
-    def __init__(self, asked: Span | None) -> None:
+    def __init__(self, source: RemoteSource, asked: Span | None) -> None:
         self.asked = asked
+        self.refused = False
+        self.body = b""
+        self.signed_by = source.generation
+        self._source = source
         self.over = threading.Event()
         self.verdict: Verdict | None = None
         self.answer: Head | None = None
@@ -32,6 +38,10 @@ class _Answer:
 
     def head(self, exchange: Exchange, head: Head) -> None:
         self.answer = head
+        if self._source.refuses(head.status):
+            self.refused = True
+            exchange.writer.collect()
+            return
         try:
             self.verdict = judge(self.asked, None, head.status, head.headers, now_epoch_s=time.time())
         except FastxferError as error:
@@ -39,18 +49,23 @@ class _Answer:
         if self.asked is not None and isinstance(self.verdict, Partial):
             exchange.writer.collect()
 
-    def ended(self, _exchange: Exchange, error: FastxferError | None) -> None:
-        if self.verdict is None and self.error is None:
+    def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
+        if self.refused and error is None:
+            self.body = exchange.writer.body
+        elif self.verdict is None and self.error is None:
             self.error = error or BadResponseError("the server ended the connection without an answer")
         self.over.set()
 
 
-def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
+def probe(source: RemoteSource, options: TransferOptions) -> RemoteObject:
     """Returns what the server tells of the object behind `source`. Raises as `fastxfer.probe` says."""
     failures = 0
     asked: Span | None = (0, 1)
+    source.ready()
     while True:
         answer = _ask(source, asked, options)
+        if answer.refused and answer.error is None and _learns(source, answer):
+            continue
         try:
             if answer.error is not None:
                 raise answer.error
@@ -71,9 +86,9 @@ def probe(source: HttpSource, options: TransferOptions) -> RemoteObject:
                 return _told(source, answer)
 
 
-def _ask(source: HttpSource, asked: Span | None, options: TransferOptions) -> _Answer:
+def _ask(source: RemoteSource, asked: Span | None, options: TransferOptions) -> _Answer:
     engine = shared_engine()
-    answer = _Answer(asked)
+    answer = _Answer(source, asked)
     request = request_for(source, asked)
     made: list[Exchange] = []
 
@@ -94,7 +109,18 @@ def _ask(source: HttpSource, asked: Span | None, options: TransferOptions) -> _A
     return answer
 
 
-def _told(source: HttpSource, answer: _Answer) -> RemoteObject:
+def _learns(source: RemoteSource, answer: _Answer) -> bool:
+    """Reads a store's refusal; returns whether to ask once more. Raises CredentialsError."""
+    assert answer.answer is not None
+    refused = judge_refusal(source, answer.answer, answer.body, signed_by=answer.signed_by, version=None)
+    if refused.renew and isinstance(source, StoreSource):
+        source.access.refresh()
+    elif not refused.again:
+        answer.error = refused.error
+    return refused.again
+
+
+def _told(source: RemoteSource, answer: _Answer) -> RemoteObject:
     head, verdict = answer.answer, answer.verdict
     assert head is not None
     identity = verdict.identity if isinstance(verdict, Partial | Whole | Unsatisfiable) else None

@@ -1,4 +1,6 @@
-"""Asks the caller for a new URL of the same object when the old one has expired, or is about to."""
+"""Asks the caller for a new URL of the same object when the old one has expired, or is about to; and for new
+credentials of an object store.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import subprocess
 import threading
 from collections.abc import Callable
 
-from fastxfer.errors import AuthError
+from fastxfer.errors import AuthError, CredentialsError, StoreError
 from fastxfer.options import Refresh
 from fastxfer.plan.expiry import expires_at
+from fastxfer.sources.store_access import StoreAccess
 
 COMMAND_S = 60.0
 # A URL that says when it expires is renewed so long before: requests that are out were let in already.
@@ -58,6 +61,71 @@ class Renewal:
     def failed(self) -> None:
         """Notes that none came ahead of time: from now on a refusal tells."""
         self.asking, self._expiry = False, None
+
+
+class Keys:
+    """The credentials of a download's object stores while it runs: who is being asked for others, and who
+    holds everything up meanwhile. Of the engine's thread.
+    """
+
+    def __init__(self) -> None:
+        self._asking: set[StoreAccess] = set()
+        self._held_up: dict[StoreAccess, StoreError] = {}
+
+    @property
+    def hold_up(self) -> bool:
+        """True while nothing is to be asked: credentials were refused, and others are on their way."""
+        return bool(self._held_up)
+
+    def due(self, access: StoreAccess) -> bool:
+        """Returns whether credentials are to be renewed now, ahead of time."""
+        return access not in self._asking and access.needs_refresh()
+
+    def begin(
+        self,
+        access: StoreAccess,
+        refused: StoreError | None,
+        then: Callable[[CredentialsError | None], object],
+    ) -> None:
+        """Has credentials renewed, once for all who need it; `refused` is why, None where it is ahead of
+        time. `then` is called on another thread.
+        """
+        if refused is not None:
+            self._held_up.setdefault(access, refused)
+        if access not in self._asking:
+            self._asking.add(access)
+            renew(access, then)
+
+    def came(self, access: StoreAccess, error: CredentialsError | None) -> StoreError | None:
+        """Notes that the asking is over; returns the error to end with if it was in vain, and needed."""
+        self._asking.discard(access)
+        refused = self._held_up.pop(access, None)
+        if refused is not None and error is not None:
+            refused.message = f"{refused.message}; {error.message}"
+            refused.args = (refused.message,)
+            refused.__cause__ = error
+            return refused
+        return None
+
+
+def renew(access: StoreAccess, then: Callable[[CredentialsError | None], object]) -> None:
+    """Has an access get new credentials on a thread of its own, where `then` is called with the error if
+    there is one.
+    """
+
+    def run() -> None:
+        try:
+            access.refresh()
+        except CredentialsError as error:
+            then(error)
+        except Exception as error:  # noqa: BLE001 - a library's own code may raise anything
+            failed = CredentialsError(f"asking for credentials raised {type(error).__name__}")
+            failed.__cause__ = error
+            then(failed)
+        else:
+            then(None)
+
+    threading.Thread(target=run, name="fastxfer-credentials", daemon=True).start()
 
 
 def ask(refresh: Refresh, refused: AuthError, then: Callable[[str | AuthError], object]) -> None:

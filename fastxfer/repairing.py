@@ -24,7 +24,7 @@ from fastxfer.plan.response import Identity, difference
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, VerifyResult
 from fastxfer.safekeeping import provable
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import open_source
 from fastxfer.storage import reopening
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.part_file import Source
@@ -39,7 +39,7 @@ class Repair:
     def __init__(self, url: str, options: TransferOptions) -> None:
         self._url = url
         self._options = options
-        self._source = HttpSource.of(url, options)
+        self._source = open_source(url, options)
         self._download: Download | None = None
 
     @property

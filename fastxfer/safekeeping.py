@@ -28,7 +28,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity, agreed
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.digest import Follower, digest_fd, digest_span
@@ -73,7 +73,7 @@ class Safekeeping:
     def __init__(
         self,
         target: Target,
-        source: HttpSource,
+        source: RemoteSource,
         options: TransferOptions,
         mirrors: frozenset[str] = frozenset(),
         description: Description | None = None,

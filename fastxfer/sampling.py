@@ -19,6 +19,9 @@ from fastxfer.lanes import request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Changed, Moved, Partial, Unsatisfiable, Verdict
+from fastxfer.refreshing import renew
+from fastxfer.refusals import judge_refusal
+from fastxfer.sources.store import StoreSource
 from fastxfer.subject import Mirror, Subject
 
 Samples = list[bytes]
@@ -48,6 +51,8 @@ class Sampler:
         self._exchange = Exchange(options)
         self._verdict: Verdict | None = None
         self._failure: FastxferError | None = None
+        self._refused = False
+        self._signed_by = 0
         self._engine.call_soon(self._ask)
 
     def stop(self) -> None:
@@ -60,13 +65,19 @@ class Sampler:
             self._exchange.close()
             return
         self._verdict = self._failure = None
+        self._refused = False
         self._exchange.writer.refuse()
         self.requests += 1
         mirror, number = self._mirror, self.requests
-        if_range = self._subject.if_range(mirror)
-        self._engine.submit(
-            self._exchange, request_for(mirror.source, self._spans[len(self._found)], if_range), self
-        )
+        if_range, version = self._subject.if_range(mirror), self._subject.version(mirror)
+        self._signed_by = mirror.source.generation
+        span = self._spans[len(self._found)]
+        try:
+            request = request_for(mirror.source, span, if_range, version)
+        except FastxferError as error:
+            self._end(error)
+            return
+        self._engine.submit(self._exchange, request, self)
         limit_s = self._options.connect_timeout + self._options.stall_timeout
         self._engine.call_later(limit_s, lambda: self._late(number, limit_s))
 
@@ -77,6 +88,10 @@ class Sampler:
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`."""
         span = self._spans[len(self._found)]
+        if self._mirror.source.refuses(head.status):
+            self._refused = True
+            exchange.writer.collect()
+            return
         try:
             self._verdict = self._subject.judge(span, head, self._mirror)
         except FastxferError as error:
@@ -92,6 +107,8 @@ class Sampler:
             exchange.close()
             return
         outcome: Samples | FastxferError | None
+        if self._refused and error is None and self._goes_again(exchange):
+            return
         try:
             outcome = self._outcome(exchange, error)
         except FastxferError as failure:
@@ -99,9 +116,29 @@ class Sampler:
         if outcome is None:
             self._ask()
             return
+        self._end(outcome)
+
+    def _end(self, outcome: Samples | FastxferError) -> None:
         then, self._then = self._then, None
-        exchange.close()
-        then(outcome)
+        self._exchange.close()
+        if then is not None:
+            then(outcome)
+
+    def _goes_again(self, exchange: Exchange) -> bool:
+        """Reads a store's refusal; returns whether the request goes out once more."""
+        source, head = self._mirror.source, exchange.head
+        assert head is not None and isinstance(source, StoreSource)
+        version = self._subject.version(self._mirror)
+        refused = judge_refusal(
+            source, head, exchange.writer.body, signed_by=self._signed_by, version=version
+        )
+        if refused.renew:
+            renew(source.access, lambda _: self._engine.call_soon(self._ask))
+        elif refused.again:
+            self._ask()
+        else:
+            self._failure = refused.error
+        return refused.again
 
     def _outcome(self, exchange: Exchange, error: FastxferError | None) -> Samples | None:
         """Returns the samples when all are there, None when there is more to ask. Raises the failure."""

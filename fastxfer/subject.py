@@ -11,7 +11,7 @@ from fastxfer.engine.request import Head
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity, Verdict, judge
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.opening import RemoteSource
 
 
 @dataclass(slots=True, eq=False)
@@ -23,8 +23,8 @@ class Mirror:
     """
 
     index: int
-    original: HttpSource
-    source: HttpSource
+    original: RemoteSource
+    source: RemoteSource
     told: Identity | None = None
     foreign: bool = False
 
@@ -77,6 +77,11 @@ class Subject:
         """Returns the validator for If-Range, None where there is none or it is not to be believed."""
         known = self.expected(mirror)
         return known.strong_etag if known is not None and not self._ignores_etag else None
+
+    def version(self, mirror: Mirror) -> str | None:
+        """Returns the version of the object to ask a mirror for, None for the newest."""
+        known = self.expected(mirror)
+        return known.version if known is not None else None
 
     @property
     def _ignores_etag(self) -> bool:

@@ -32,6 +32,7 @@ ROOM_OF = {
     "fastxfer.repairing": "drivers",
     "fastxfer.verification": "drivers",
     "fastxfer.refreshing": "drivers",
+    "fastxfer.refusals": "drivers",
     "fastxfer.subject": "drivers",
     "fastxfer.mirrors": "drivers",
     "fastxfer.sampling": "drivers",

@@ -41,7 +41,7 @@ class Request:
     """A GET. `headers` are complete "Name: value" lines; `credentials` go out as HTTP Basic.
 
     `client_cert` says whether the client's certificate may be shown, `public_only` that only an address of
-    the public internet may be asked.
+    the public internet may be asked, `as_is` that the path is sent with its dots as it stands.
     """
 
     url: str
@@ -49,6 +49,7 @@ class Request:
     credentials: tuple[str, str] | None = None
     client_cert: bool = True
     public_only: bool = False
+    as_is: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ class Exchange:
             easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
         easy.setopt(pycurl.FORBID_REUSE, 0)
         easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
+        easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
         easy.setopt(pycurl.URL, request.url)
         # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
         # user and password UTF-8 (RFC 7617 section 2.1).

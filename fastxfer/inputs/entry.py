@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from fastxfer.errors import OptionError
 from fastxfer.names import check_collisions, name_of_url, safe_path
+from fastxfer.sources.locations import Location, is_location, parse_location
 
 MAX_INPUT_BYTES = 64 * 1024**2
 SHOWN_WARNINGS = 20
@@ -85,11 +86,19 @@ def lines_of(text: str) -> Iterator[tuple[str, str]]:
         yield f"line {number}", match[0].removesuffix("\r")
 
 
-def usable_urls(where: str, urls: Iterable[str], warnings: Warnings) -> tuple[str, ...]:
-    """Returns those URLs that can be fetched from, each once. Raises OptionError when none can."""
+def usable_urls(
+    where: str, urls: Iterable[str], warnings: Warnings, *, stores: bool = False
+) -> tuple[str, ...]:
+    """Returns those URLs that can be fetched from, each once; with `stores` those of object stores too, which
+    are asked with the user's credentials: not where the file may be somebody else's. Raises OptionError when
+    none can, or one of a store cannot be read.
+    """
     found: dict[str, None] = {}
     schemes = []
     for url in urls:
+        if stores and is_location(url):
+            found[str(_location(where, url))] = None
+            continue
         try:
             scheme = urlsplit(url).scheme.lower()
         except ValueError:
@@ -100,10 +109,19 @@ def usable_urls(where: str, urls: Iterable[str], warnings: Warnings) -> tuple[st
             schemes.append(f"scheme {scheme[:20]!r}" if scheme else "a URL without a scheme")
     if not found:
         what = schemes[0] if schemes else "no URL"
-        raise OptionError(f"{where}: {what}: an object needs a URL that begins with http:// or https://")
+        more = ", s3:// or oss://" if stores else ""
+        begins = f"http://{',' if more else ' or'} https://{more}"
+        raise OptionError(f"{where}: {what}: an object needs a URL that begins with {begins}")
     for each in schemes:
         warnings.add(where, f"{each} is not supported; the object is fetched from its other URLs")
     return tuple(found)
+
+
+def _location(where: str, url: str) -> Location:
+    try:
+        return parse_location(url)
+    except OptionError as error:
+        raise at(where, error) from error
 
 
 def finished(entries: Sequence[Entry], warnings: Warnings) -> tuple[Entry, ...]:

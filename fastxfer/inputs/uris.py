@@ -19,6 +19,7 @@ from typing import Any
 from fastxfer.errors import OptionError
 from fastxfer.inputs.entry import Entry, Warnings, at, lines_of, usable_urls
 from fastxfer.options import MAX_CONNECTIONS, TransferOptions, parse_flag
+from fastxfer.sources.locations import is_location
 
 MAX_TRIES = 1000
 _NAME = re.compile(r"[A-Za-z0-9-]+")
@@ -57,7 +58,7 @@ def read_list(text: str, warnings: Warnings) -> list[Entry]:
         url = line.strip()
         if url and not url.startswith("#"):
             _check_spaces(where, [url])
-            found.append(Entry(usable_urls(where, [url], warnings), where=where))
+            found.append(Entry(usable_urls(where, [url], warnings, stores=True), where=where))
     return found
 
 
@@ -71,7 +72,7 @@ def read_aria2(text: str, warnings: Warnings, *, any_dir: bool = False) -> list[
         if line[0] not in " \t":
             urls = [url for url in map(str.strip, content.split("\t")) if url]
             _check_spaces(where, urls)
-            drafts.append(_Draft(where, usable_urls(where, urls, warnings), any_dir=any_dir))
+            drafts.append(_Draft(where, usable_urls(where, urls, warnings, stores=True), any_dir=any_dir))
         elif not drafts:
             raise OptionError(f"{where}: an option without a URL before it")
         else:
@@ -80,7 +81,7 @@ def read_aria2(text: str, warnings: Warnings, *, any_dir: bool = False) -> list[
 
 
 def _check_spaces(where: str, urls: list[str]) -> None:
-    if any(" " in url or not url.isprintable() for url in urls):
+    if any((" " in url and not is_location(url)) or not url.isprintable() for url in urls):
         raise OptionError(
             f"{where}: the URL has a space or a control character in it: percent-encode it, or put a tab "
             "between two URLs of one object"

@@ -28,18 +28,21 @@ from fastxfer.plan.retry import parse_retry_after
 
 _MULTIPART = re.compile(r"multipart/byteranges", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_VERSION = re.compile(r"(?!null\Z)[!-~]{1,1024}")
 _STRONG_ETAG = re.compile(r"(?!W/)[\x20-\x7e\x80-\xff]+")  # RFC 9110 section 8.8.3, and what is not quoted
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What tells one version of a remote object from another. `size` in bytes; any field may be None for
-    unknown.
+    unknown. `version` is what an object store calls it, where it keeps several: it is asked for by that, and
+    not compared.
     """
 
     size: int | None = None
     etag: str | None = None
     last_modified: str | None = None
+    version: str | None = None
 
     @property
     def strong_etag(self) -> str | None:
@@ -186,7 +189,13 @@ def agreed(known: Identity, new: Identity) -> Identity:
 
 def identity_of(headers: Headers, size: int | None) -> Identity:
     """Returns the identity that an answer's fields tell (RFC 9110 sections 8.8.2 and 8.8.3)."""
-    return Identity(size, headers.get("etag") or None, headers.get("last-modified") or None)
+    version = headers.get("x-amz-version-id") or headers.get("x-oss-version-id") or ""
+    return Identity(
+        size,
+        headers.get("etag") or None,
+        headers.get("last-modified") or None,
+        version if _VERSION.fullmatch(version) else None,
+    )
 
 
 def _shown(text: str) -> str:
@@ -266,7 +275,7 @@ def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignor
             return NotRanged("the server does not tell the object's size with its ranges")
         if content_range.span[1] > known.size:
             raise RangeError(f"the server sent bytes past the object's {known.size}")
-        identity = Identity(known.size, identity.etag, identity.last_modified)
+        identity = replace(identity, size=known.size)
     start, stop = content_range.span
     length = _content_length(headers)
     if length is not None and length != stop - start:

@@ -11,6 +11,7 @@ from fastxfer.errors import BadResponseError, OptionError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
+from fastxfer.sources.locations import is_location, parse_location
 
 MAX_REDIRECTS = 10
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -41,8 +42,13 @@ def origin(url: str) -> tuple[str, str, int]:
 
 def safe_url(url: str) -> str:
     """Returns a URL fit to be shown and stored: without user info, query and fragment, where secrets
-    travel.
+    travel. One of an object store has none of these: it is shown whole where it is good.
     """
+    if is_location(url):
+        try:
+            return str(parse_location(url))
+        except OptionError:
+            return url.partition(":")[0] + "://"
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -65,6 +71,9 @@ class HttpSource:
     public_only: bool = False
     redirects: int = 0
 
+    as_is = False
+    generation = 0
+
     @classmethod
     def of(cls, url: str, options: TransferOptions) -> HttpSource:
         """Returns the source for a URL as a caller wrote it. Raises OptionError when it cannot be one."""
@@ -85,7 +94,7 @@ class HttpSource:
             raise OptionError("the URL cannot be read: its host or its port makes no sense") from None
         if parts.scheme.lower() not in ("http", "https"):
             named = f"scheme {parts.scheme!r}" if parts.scheme else "a URL without a scheme"
-            raise OptionError(f"{named} is not supported: write http:// or https://")
+            raise OptionError(f"{named} is not supported: write http://, https://, s3:// or oss://")
         if not parts.hostname:
             raise OptionError("the URL names no host: write http://HOST/PATH")
         host = _ascii_host(parts.hostname)
@@ -111,14 +120,39 @@ class HttpSource:
         same = replace(HttpSource.of(url, self.options), public_only=self.public_only)
         if same.home == self.home and self.client_cert:
             return same
-        told = tuple(field for field in self.options.headers if field[0].lower() in _HARMLESS_HEADERS)
-        other = HttpSource.of(url, replace(self.options, auth=None, headers=told))
-        return replace(other, options=self.options, client_cert=False, public_only=self.public_only)
+        return replace(HttpSource.stranger(url, self.options), public_only=self.public_only)
+
+    @classmethod
+    def stranger(cls, url: str, options: TransferOptions) -> HttpSource:
+        """Returns the source for a URL of another origin than the caller's secrets are for."""
+        told = tuple(field for field in options.headers if field[0].lower() in _HARMLESS_HEADERS)
+        other = cls.of(url, replace(options, auth=None, headers=told))
+        return replace(other, options=options, client_cert=False)
 
     @property
     def display(self) -> str:
         """The URL without secrets."""
         return safe_url(self.url)
+
+    def asks(
+        self, span: Span | None, if_range: str | None, _version: str | None
+    ) -> tuple[str, tuple[str, ...]]:
+        """Returns the URL and the header lines of a request; see `header_lines`."""
+        return self.url, self.header_lines(span, if_range)
+
+    def ready(self) -> None:
+        """Nothing is needed beforehand."""
+
+    def refuses(self, _status: int) -> bool:
+        """Returns False: what refuses is told by the status."""
+        return False
+
+    def accepted(self) -> None:
+        """Nothing is learned from it."""
+
+    def settled(self) -> HttpSource:
+        """Returns the source that its redirects led to, as the one to ask from now on."""
+        return replace(self, redirects=0)
 
     def header_lines(self, span: Span | None, if_range: str | None) -> tuple[str, ...]:
         """Returns the request's header lines for a half-open range, or for the whole object when `span` is

@@ -67,6 +67,8 @@ class Checkpoint:
 
 def _description(checkpoint: Checkpoint) -> bytes:
     known = {} if checkpoint.crc64 is None else {"crc64nvme": f"{checkpoint.crc64:016x}"}
+    if checkpoint.identity.version is not None:
+        known["version_id"] = checkpoint.identity.version
     return json.dumps(
         {
             "url": checkpoint.url[:MAX_FIELD],
@@ -211,7 +213,12 @@ def _from_json(value: Any) -> dict[str, Any]:
     return {
         "url": _text(value["url"]),
         "url_sha256": _text(value["url_sha256"]),
-        "identity": Identity(size, _optional_text(value["etag"]), _optional_text(value["last_modified"])),
+        "identity": Identity(
+            size,
+            _optional_text(value["etag"]),
+            _optional_text(value["last_modified"]),
+            _optional_text(value.get("version_id")),
+        ),
         "chunk_size": chunk_size,
         "chunks": chunks,
         "boot_id": _text(value["boot_id"]),

@@ -1,0 +1,45 @@
+"""From a URL as a caller wrote it to the source that it names, over HTTP or in an object store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastxfer.options import TransferOptions
+from fastxfer.sources.http import HttpSource
+from fastxfer.sources.locations import is_location
+from fastxfer.sources.store import StoreSource
+
+RemoteSource = HttpSource | StoreSource
+
+
+def open_source(url: str, options: TransferOptions) -> RemoteSource:
+    """Returns the source for a URL. Raises OptionError when it cannot be one, and CredentialsError for half
+    of the credentials in the environment.
+    """
+    if isinstance(url, str) and is_location(url.strip()):
+        return StoreSource.of(url, options)
+    return HttpSource.of(url, options)
+
+
+def open_mirror(first: RemoteSource, url: str) -> RemoteSource:
+    """Returns the source for another URL of the same object. Raises as `open_source`.
+
+    What the caller gave is for the first one's origin; the options about stores are for the kind of store
+    that comes first among the URLs.
+    """
+    if isinstance(url, str) and is_location(url.strip()):
+        source = StoreSource.of(url, first.options, given=_kind(url) == _first_kind(first))
+        return source.stranger(first.public_only)
+    if isinstance(first, HttpSource):
+        return first.mirror(url)
+    return replace(HttpSource.stranger(url, first.options), public_only=first.public_only)
+
+
+def _kind(url: str) -> str:
+    return url.strip().partition(":")[0].lower()
+
+
+def _first_kind(first: RemoteSource) -> str | None:
+    if isinstance(first, StoreSource):
+        return first.access.kind
+    return next((_kind(each) for each in first.options.mirrors if is_location(each.strip())), None)

@@ -1,0 +1,114 @@
+"""Sources in object stores: an object at s3://bucket/key or oss://bucket/key. Each of its requests is signed
+when it is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fastxfer._version import __version__
+from fastxfer.errors import BadResponseError, OptionError
+from fastxfer.options import TransferOptions
+from fastxfer.plan.ranges import Span, format_range
+from fastxfer.sources.locations import parse_location
+from fastxfer.sources.store_access import StoreAccess
+
+# What the answers of a store may be but a refusal: the object, a part of it, no such range, another object.
+_ANSWERS = (200, 206, 412, 416)
+_OF_THE_STORE = {
+    # The checksum of the object, where the store keeps one.
+    "s3": (("x-amz-checksum-mode", "ENABLED"),),
+    # Else a range that ends past the object's end is answered by the whole (OSS API reference, "GetObject").
+    "oss": (("x-oss-range-behavior", "standard"),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSource:
+    """One object of a store. `url` is where it was asked at first, without what signs it; it has what a
+    driver takes of `http.HttpSource`.
+    """
+
+    access: StoreAccess = field(repr=False)
+    options: TransferOptions = field(repr=False)
+    client_cert: bool = True
+    public_only: bool = False
+    redirects: int = 0
+
+    as_is = True
+    credentials = None
+
+    @classmethod
+    def of(cls, url: str, options: TransferOptions, *, given: bool = True) -> StoreSource:
+        """Returns the source for a URL as a caller wrote it; without `given` the options about stores are
+        those of another store. Raises OptionError and CredentialsError.
+        """
+        location = parse_location(url.strip())
+        if not location.key:
+            raise OptionError(f"the location names no object: write {location}KEY")
+        return cls(StoreAccess.of(location, options, given=given), options)
+
+    @property
+    def url(self) -> str:
+        """Where it was asked at first: tells it from other objects."""
+        return self.access.address.url
+
+    @property
+    def display(self) -> str:
+        """What it is called: s3://bucket/key."""
+        return str(self.access.location)
+
+    @property
+    def generation(self) -> int:
+        """What the next request is signed by; see StoreAccess."""
+        return self.access.generation
+
+    def asks(self, span: Span | None, if_range: str | None, version: str | None) -> tuple[str, list[str]]:
+        """Returns the URL and the header lines of a request that is signed now, for a half-open range or for
+        the whole object, of one `version` of it. Raises CredentialsError before there are credentials.
+        """
+        named = {name.lower() for name, _ in self.options.headers}
+        fields = [
+            ("User-Agent", f"fastxfer/{__version__}"),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+        ]
+        fields += _OF_THE_STORE[self.access.kind]
+        if span is not None:
+            fields.append(("Range", format_range(*span)))
+            if if_range is not None:
+                fields.append(("If-Range", if_range))
+        fields = [pair for pair in fields if pair[0].lower() not in named]
+        query = (("versionId", version),) if version is not None else ()
+        signed = self.access.signed("GET", query=query, headers=(*fields, *self.options.headers))
+        return signed.url, [f"{name}: {value}" if value else f"{name};" for name, value in signed.headers]
+
+    def ready(self) -> None:
+        """Gets credentials where there are none yet; may block. Raises CredentialsError."""
+        if self.access.must_refresh:
+            self.access.refresh()
+
+    def refuses(self, status: int) -> bool:
+        """Returns whether an answer's body is a refusal to be read: redirects too, for what is signed for one
+        host is not sent to another.
+        """
+        return status not in _ANSWERS
+
+    def accepted(self) -> None:
+        """Notes that an answer brought the object."""
+        self.access.accepted()
+
+    def redirected(self, location: str, address: str = "") -> StoreSource:
+        """Raises BadResponseError: a signed request goes nowhere else."""
+        raise BadResponseError(
+            "the store redirects a signed request, which is not followed: give its endpoint"
+        )
+
+    def settled(self) -> StoreSource:
+        """Returns itself: there are no redirects."""
+        return self
+
+    def stranger(self, public_only: bool) -> StoreSource:
+        """Returns the source without the caller's certificate and header fields, which are for another."""
+        options = replace(self.options, headers=())
+        return replace(self, options=options, client_cert=False, public_only=public_only)
