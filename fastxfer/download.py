@@ -38,10 +38,11 @@ from fastxfer.errors import (
     ServerError,
     storage_error,
 )
+from fastxfer.governing import Tenancy
 from fastxfer.lanes import Lane, Lanes, request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
-from fastxfer.plan.rates import RateMeter, TokenBucket
+from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.response import (
     Changed,
     Identity,
@@ -63,7 +64,6 @@ from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.subject import Subject
 
 TICK_S = 0.1
-REFILL_S = 0.02
 SAVE_TICK_S = 0.25
 ENDLESS = 2**62
 MAP_CELLS = 64
@@ -95,6 +95,13 @@ class Download:
         self._disk: DiskThread | None = None
         self._keeping = Safekeeping(self.target, self.original, options)
         self._lanes = Lanes(options)
+        self._tenancy = Tenancy(
+            options,
+            self._lanes.throttle,
+            lambda: self._guarded(self._more_room),
+            lambda: self._guarded(self._push),
+        )
+        self._parked: dict[int, Lane] = {}  # a redirect led them to a host that has no room yet
         self._scheduler = self._new_scheduler()
         self._subject = Subject(options)
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
@@ -110,7 +117,6 @@ class Download:
         self._renewal = Renewal(options.refresh, self.original.url)
         self._front = 0
         self._meter = RateMeter()
-        self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
         self._tick: Timer | None = None
         self._wake: Timer | None = None
         self._resumed = 0
@@ -126,6 +132,7 @@ class Download:
         _running.add(self)
         self._began_at = time.monotonic()
         self._disk = DiskThread("fastxfer-disk")
+        self._on_engine(lambda: self._tenancy.begin(self._engine, self.source.url))
         self._on_disk(self._keeping.prepare, self._prepared)
 
     def pause(self) -> None:
@@ -214,6 +221,7 @@ class Download:
     def _halt(self) -> None:
         """An earlier run's user paused it: it stays so until `resume`, and the disk and the network alone."""
         self._paused = self._keeping.paused = self._found_paused = True
+        self._tenancy.wants(0)
         self._publish_progress()
         with self._lock:
             if self._may_halt:
@@ -255,16 +263,18 @@ class Download:
 
     def _feed(self, event: plan.Event) -> None:
         now = time.monotonic()
-        for command in self._scheduler.handle(event, now):
+        room = plan.Room(self._tenancy.room(self.source.url))
+        for command in [each for part in (room, event) for each in self._scheduler.handle(part, now)]:
             match command:
                 case plan.Fetch(slot, start, stop):
                     self._fetch(slot, start, stop)
                 case plan.Abort(slot):
-                    self._engine.abort(self._lanes.of(slot, self.source)[0].exchange)
+                    self._abort(slot)
                 case plan.Complete():
                     self._settle()
                 case plan.GiveUp(error):
                     self._fail(error)
+        self._tenancy.wants(self._scheduler.wanted())
         if self._wake is not None:
             self._wake.cancel()
         wake = self._scheduler.next_wake()
@@ -278,6 +288,20 @@ class Download:
         if self._paused or self._renewal.expired(time.time()):
             self._feed(plan.Pause())
         self._feed(event)
+
+    def _more_room(self) -> None:
+        if self._mode in ("preparing", "settling", "over") or self._ending or self._restart:
+            return
+        while self._parked and self._tenancy.may_send(self.source.url):
+            self._send(self._parked.pop(next(iter(self._parked))))
+        self._feed(plan.Tick())
+
+    def _abort(self, slot: int) -> None:
+        lane = self._parked.pop(slot, None)
+        if lane is None:
+            self._engine.abort(self._lanes.of(slot, self.source)[0].exchange)
+        else:
+            self._on_engine(lambda: self._feed(plan.Ended(slot, lane.start)))
 
     def _fetch(self, slot: int, start: int, stop: int | None) -> None:
         lane, fresh = self._lanes.of(slot, self.source)
@@ -293,6 +317,7 @@ class Download:
         lane.exchange.writer.refuse()
         self._requests += 1
         lane.source = self.source
+        self._tenancy.sent(lane.exchange.slot, lane.source.url)
         self._engine.submit(lane.exchange, request_for(lane.source, lane.asked, self._subject.if_range), self)
         lane.out = True
 
@@ -315,6 +340,7 @@ class Download:
 
     def _take(self, lane: Lane, verdict: Partial | Whole) -> None:
         """Decides what becomes of the body of an accepted answer."""
+        self._tenancy.serves(lane.exchange.slot)
         if lane.doubt is not None:
             raise lane.doubt  # the object is still the known one
         if self._mode == "probing":
@@ -418,6 +444,8 @@ class Download:
             self._pending = (exchange, error)  # its answer is still being made room for
             return
         lane.out = lane.held = False
+        moved = lane.writing and exchange.writer.pos > lane.start
+        self._tenancy.ended(exchange.slot, moved, lane.failure or error)
         pos = self._reached(lane)
         if self._mode in ("settling", "over"):
             return
@@ -469,7 +497,10 @@ class Download:
             case Moved(location):
                 answered = lane.exchange.head
                 self.source = lane.source.redirected(location, answered.address if answered else "")
-                self._send(lane)
+                if self._tenancy.may_send(self.source.url):
+                    self._send(lane)
+                else:
+                    self._parked[lane.exchange.slot] = lane
             case NotRanged():
                 lane.stop = None
                 self._send(lane)
@@ -508,6 +539,7 @@ class Download:
                 f"the remote object does not stand still: after {MAX_RESTARTS} starts, {reason}"
             )
         self._restart = reason
+        self._parked.clear()
         for lane in self._lanes:
             self._engine.abort(lane.exchange)
         self._maybe_go_on()
@@ -572,7 +604,7 @@ class Download:
 
     def _start_clocks(self) -> None:
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
-        self._refill()
+        self._tenancy.begin(self._engine, self.source.url)
         self._renew_in_time()
 
     def _on_tick(self) -> None:
@@ -588,16 +620,11 @@ class Download:
         self._publish_progress()
         self._tick = self._engine.call_later(TICK_S, lambda: self._guarded(self._on_tick))
 
-    def _refill(self) -> None:
-        """Gives the lanes what the rate allows, and those that wait for it a push."""
-        throttle = self._lanes.throttle
-        if throttle is None or self._mode in ("settling", "over"):
-            return
-        throttle.tokens = self._bucket.refill(throttle.tokens, time.monotonic())
+    def _push(self) -> None:
+        """Has the lanes go on that wait for what the rates allow."""
         for lane in self._lanes:
-            if lane.exchange.writer.waiting and throttle.tokens > 0:
+            if lane.exchange.writer.waiting:
                 self._engine.unpause(lane.exchange)
-        self._engine.call_later(REFILL_S, lambda: self._guarded(self._refill))
 
     def _contiguous(self) -> int:
         ledger = self._keeping.ledger
@@ -614,7 +641,7 @@ class Download:
     def _state(self) -> str:
         if self._paused:
             return "paused"
-        held_up = self._renewal.asking or self._scheduler.last_error is not None
+        held_up = self._renewal.asking or self._scheduler.last_error is not None or self._tenancy.held
         resting = self._scheduler.active == 0 and held_up
         return "waiting" if resting else "running"
 
@@ -697,6 +724,7 @@ class Download:
                 self._settle_failed(error)
             return
         self._ending = error
+        self._parked.clear()
         for lane in self._lanes:
             self._engine.abort(lane.exchange)
         self._maybe_go_on()
@@ -709,6 +737,9 @@ class Download:
         self._publish_progress()
         self._retries += self._scheduler.retries
         self._mode = "settling"
+        if self._tenancy.fault is not None and skip is None:
+            self._keeping.notes.append(f"not in step with other processes: {self._tenancy.fault}")
+        self._tenancy.end()
         for timer in (self._tick, self._wake):
             if timer is not None:
                 timer.cancel()

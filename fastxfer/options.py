@@ -75,6 +75,10 @@ def _connections(value: Any) -> int:
     return _whole(value, 1, MAX_CONNECTIONS)
 
 
+def _connections_per_host(value: Any) -> int | None:
+    return None if value is None else _connections(value)
+
+
 def _retries(value: Any) -> int:
     return _whole(value, 0, 1000)
 
@@ -305,6 +309,12 @@ class TransferOptions:
     """
 
     connections: int = _option(_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",))
+    connections_per_host: int | None = _option(
+        _connections_per_host,
+        None,
+        "requests at once to a host, of all transfers of the user (default: 32, or those of one transfer)",
+        metavar="N",
+    )
     refresh: Refresh | None = _option(  # noqa: RUF009 - it is a field
         _refresh,
         None,
@@ -386,6 +396,15 @@ class TransferOptions:
         metavar="S",
     )
     max_rate: int | None = _option(_max_rate, None, "bytes a second at the most, such as 5M", metavar="R")
+    max_rate_per_host: int | None = _option(
+        _max_rate,
+        None,
+        "bytes a second from a host at the most, of all transfers of this process",
+        metavar="R",
+    )
+    max_rate_total: int | None = _option(
+        _max_rate, None, "bytes a second at the most, of all transfers of this process", metavar="R"
+    )
     on_change: str = _option(
         _choice("restart", "fail"),
         "restart",

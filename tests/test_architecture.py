@@ -22,6 +22,8 @@ ROOM_OF = {
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
     "fastxfer.lanes": "drivers",
+    "fastxfer.governing": "drivers",
+    "fastxfer.neighbours": "drivers",
     "fastxfer.safekeeping": "drivers",
     "fastxfer.ledgers": "drivers",
     "fastxfer.examining": "drivers",

@@ -18,6 +18,7 @@ from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
 SHA256 = hashlib.sha256(b"").hexdigest()
 GOOD: dict[str, list[tuple[Any, Any]]] = {
     "connections": [(1, 1), (1024, 1024), ("8", 8), (4.0, 4)],
+    "connections_per_host": [(None, None), (1, 1), ("64", 64)],
     "refresh": [(None, None), (dict, dict), ("sign x", "sign x")],
     "checksum": [(None, ()), (f"sha256:{SHA256.upper()}", (("sha256", SHA256),))],
     "chunk_size": [(None, None), (1, 1), ("8M", 8 * 1024**2), ("5G", 5 * 1024**3)],
@@ -46,6 +47,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "retries": [(0, 0), ("1000", 1000)],
     "wait_for_network": [(0, 0.0), ("600", 600.0)],
     "max_rate": [(None, None), ("5M", 5 * 1024**2), (0, None)],
+    "max_rate_per_host": [(None, None), ("5M", 5 * 1024**2), (0, None)],
+    "max_rate_total": [(None, None), ("1.5G", 3 * 512 * 1024**2), (0, None)],
     "on_change": [("fail", "fail")],
     "ignore_etag": [(True, True)],
     "durability": [("chunk", "chunk"), ("none", "none")],
@@ -107,6 +110,9 @@ BAD: dict[str, list[Any]] = {
     "retries": [-1, 1001, "x", None, 2.5, math.inf, math.nan],
     "wait_for_network": [-1, math.nan, math.inf, "x"],
     "max_rate": ["fast", -1, 2**63, True],
+    "max_rate_per_host": ["fast", -1, 2**63, True],
+    "max_rate_total": ["fast", -1, 2**63, True],
+    "connections_per_host": [0, -1, 1025, 1.5, "x", "", True],
     "on_change": ["ignore", None],
     "ignore_etag": ["etag"],
     "durability": ["always", True],

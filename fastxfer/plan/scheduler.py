@@ -8,6 +8,8 @@ what the first answer told (`Opened` or `Single`).
 self-scheduling: a share of what is left, so that requests are few while there is much and small at the end,
 capped by what the slot's measured rate moves in RUN_SECONDS.
 
+How many requests may be out beside those of other transfers it is told (`Room`).
+
 A run ends where it was asked to end, or earlier. What it did not fetch goes back to the gaps from the very
 byte it reached; the driver keeps the checksum of a chunk's first part under that offset, so a run may begin
 inside a chunk only at such an offset. A probe may be shorter than a
@@ -22,7 +24,6 @@ from dataclasses import dataclass
 from fastxfer.errors import (
     BadResponseError,
     FastxferError,
-    NetworkError,
     OverloadedError,
     Retry,
     TooSlowError,
@@ -35,8 +36,6 @@ PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
 RUN_SECONDS = 8.0
-RECOVERY_S = 5.0
-HALVING_S = 1.0
 # While others move, a slot's failures weigh no more than so many: it rests 2 s at the longest.
 FAILURES_AMONG_OTHERS = 4
 
@@ -93,7 +92,14 @@ class Resume:
     """The user goes on."""
 
 
-Event = Begin | Opened | Single | Ended | Tick | Pause | Resume
+@dataclass(frozen=True, slots=True)
+class Room:
+    """At most so many requests may be out. Those that are out over it go on, and no new one begins."""
+
+    requests: int
+
+
+Event = Begin | Opened | Single | Ended | Tick | Pause | Resume | Room
 
 # ---- commands ----
 
@@ -162,11 +168,9 @@ class Scheduler:
         self._mode = "new"
         self._paused = False
         self._over = False
-        self._limit = connections
-        self._limited_at = 0.0
-        self._least = 1
-        self._halved_at = -math.inf
+        self._room = connections
         self._moved_at = 0.0
+        self._now = -math.inf
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
         self.last_error: FastxferError | None = None
@@ -189,14 +193,18 @@ class Scheduler:
         run = self._runs[slot]
         return run.start, run.stop
 
+    def wanted(self) -> int:
+        """Returns how many requests would be out now if there were room for any number."""
+        if self._paused or self._over or not self._gaps:
+            return len(self._runs)
+        return len(self._runs) + sum(slot.rest_until <= self._now for _, slot in self._idle())
+
     def next_wake(self) -> float | None:
         """Returns when a resting slot may go on, or None when none rests that has work."""
         if self._paused or self._over or not self._gaps:
             return None
-        if len(self._runs) >= self._most():
-            limited = self._mode == "ranged" and self._limit < self._connections
-            return self._limited_at + RECOVERY_S if limited else None
-        return min(slot.rest_until for _, slot in self._idle())
+        rests = [slot.rest_until for _, slot in self._idle() if slot.rest_until > self._now]
+        return min(rests, default=None)
 
     # ---- the machine ----
 
@@ -204,6 +212,7 @@ class Scheduler:
         """Takes an event at a time and returns what to do. After Complete or GiveUp it returns nothing
         more.
         """
+        self._now = now
         if self._over:
             if isinstance(event, Ended):
                 self._runs.pop(event.slot, None)
@@ -227,6 +236,8 @@ class Scheduler:
                 for run in self._runs.values():
                     run.aborted = True
                 return [Abort(slot) for slot in self._runs]
+            case Room():
+                self._room = event.requests
             case Resume():
                 self._paused = False
                 self._moved_at = now
@@ -272,8 +283,6 @@ class Scheduler:
             error = BadResponseError("the server's answer ended before a byte of use came")
         if error is None:
             return []
-        if isinstance(error, TooSlowError) or (isinstance(error, NetworkError) and not moved):
-            self._fewer(now)
         return self._failed(slot, error, event.jitter, now)
 
     def _progressed(self, slot: _Slot, now: float) -> None:
@@ -291,17 +300,6 @@ class Scheduler:
         elif run.owed is not None and event.pos < run.owed:
             self._gaps = ranges.add(self._gaps, (event.pos, run.owed))
 
-    def _fewer(self, now: float) -> None:
-        """Asks over fewer connections at once: as many as go on undisturbed, but half as many as a moment
-        ago at the least.
-        """
-        if now - self._halved_at >= HALVING_S:
-            self._least = max(1, self._limit // 2)
-            self._halved_at = now
-        if self._runs:
-            self._limit = min(self._limit, max(self._least, len(self._runs)))
-            self._limited_at = now
-
     def _failed(self, slot: _Slot, error: FastxferError, jitter: float, now: float) -> list[Command]:
         if error.retry is not Retry.SAME_SOURCE:
             return self._give_up(error)
@@ -314,8 +312,6 @@ class Scheduler:
         wait_s = backoff_s(slot.failures, jitter)
         if isinstance(error, OverloadedError):
             wait_s = max(wait_s, error.retry_after_s or 0.0)
-            self._limit = max(1, len(self._runs))
-            self._limited_at = now
         slot.rest_until = now + wait_s
         return []
 
@@ -330,9 +326,6 @@ class Scheduler:
         if not self._gaps and not self._runs and self._mode != "probing":
             self._over = True
             return [Complete()]
-        if self._limit < self._connections and now >= self._limited_at + RECOVERY_S:
-            self._limit += 1
-            self._limited_at = now
         commands: list[Command] = []
         for index, slot in self._idle():
             if not self._gaps or len(self._runs) >= self._most():
@@ -347,7 +340,7 @@ class Scheduler:
 
     def _most(self) -> int:
         """Returns how many requests may be out now."""
-        return self._limit if self._mode == "ranged" else 1
+        return self._room if self._mode == "ranged" else min(1, self._room)
 
     def _idle(self) -> list[tuple[int, _Slot]]:
         """Returns the slots without a run that may get one.
