@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import pytest
 
-from fastxfer.plan import retry, scheduler
+from fastxfer.plan import governor, retry, scheduler
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the back-off begin at 20 ms, and a lowered limit of requests recover every 50 ms."""
+    """Makes the back-off begin at 20 ms, and a lowered limit of requests recover every 50 ms
+    and after a pause of 20 ms."""
     monkeypatch.setattr(retry, "BASE_S", 0.02)
-    monkeypatch.setattr(scheduler, "RECOVERY_S", 0.05)
+    monkeypatch.setattr(governor, "RECOVERY_S", 0.05)
+    monkeypatch.setattr(governor, "PAUSE_S", 0.02)
 
 
 @pytest.fixture(autouse=True)
