@@ -63,7 +63,8 @@ def test_the_urls_are_mirrors_in_the_order_of_their_priorities(tmp_path: Path) -
 def test_only_the_pieces_that_are_wrong_are_fetched_again(tmp_path: Path, whole: bool) -> None:
     with Group(tmp_path, Copy(damaged(1, 50)), Copy()) as group:
         group.handlers[1].faults = lambda request: None
-        result = fetch(group, metalink(group.urls, whole=whole, pieces=True), chunk_size="256K")
+        document = metalink(group.urls, whole=whole, pieces=True)
+        result = fetch(group, document, chunk_size="256K", max_rate="30M")
         assert group.out.read_bytes() == OBJECT
         assert group.named(result) <= {0}
     assert result.verified == "checksum"
