@@ -594,6 +594,7 @@ class Download:
                 self._send(lane)
             case Changed(reason, new) if self._subject.let_the_checksum_decide(new, lane.mirror):
                 self._keeping.notes.append(f"the checksum decides: {reason}")
+                self._keeping.doubt()
                 self._send(lane)
             case Changed() if not lane.suspects:
                 lane.suspects = True  # one answer alone does not cost the progress

@@ -27,7 +27,7 @@ from fastxfer.errors import (
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
-from fastxfer.plan.response import Identity
+from fastxfer.plan.response import Identity, agreed
 from fastxfer.sources.http import HttpSource
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
@@ -114,7 +114,8 @@ class Safekeeping:
             return found
         self._part = part = PartFile.open(self.target, self._source, self.given_up.is_set)
         if self.options.resume:
-            self.left = self._provable(part, part.read_left())
+            trust = "crc64nvme" not in dict(self.options.checksum)
+            self.left = self._provable(part, part.read_left(trust=trust))
         if part.note:
             self.notes.append(part.note)
         return None
@@ -190,7 +191,12 @@ class Safekeeping:
         self.candidate = False
         part = self._open_part()
         if self.left is not None:
-            part.adopt(self.left, identity, sink=options.sink)
+            known = self.left.checkpoint.identity
+            part.adopt(
+                self.left,
+                identity if options.ignore_etag else agreed(known, identity),
+                sink=options.sink,
+            )
             self.partials = dict(self.left.partials)
         else:
             size = identity.size
@@ -266,6 +272,13 @@ class Safekeeping:
     def checkpointed(self) -> bool:
         """True when there is a checkpoint to keep."""
         return self._part is not None and self._part.checkpointed
+
+    def doubt(self) -> None:
+        """From now on bytes of two versions may come together, and only the checksum of the whole will tell:
+        the checkpoint no longer says of which one they are.
+        """
+        if self._part is not None:
+            self._part.identity = Identity(self._part.identity.size)
 
     def attach(self, writer: Writer) -> None:
         """Sets the sink of a writer that is not in a run."""

@@ -389,4 +389,4 @@ def test_an_object_from_the_future_has_another_date_in_every_answer(
     dates.add(fastxfer.probe(url).last_modified)
     assert len(dates) == 2
     assert sha256(tmp_path / "out") == thing.sha256
-    assert (result.transferred, result.restarts) == (SIZE, 0)
+    assert result.restarts == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import fastxfer
+from fastxfer._native.checksum import crc64nvme
 from fastxfer.storage.left import stored_checkpoint
 from fastxfer.storage.paths import resolve_target
 from tests.cli.command import wait_until
@@ -398,15 +400,18 @@ def test_a_damaged_part_file_is_verified_and_mended(
         assert result.resumed == done
 
 
+@pytest.mark.parametrize(("algorithm", "restarts"), [("sha256", 1), ("crc64nvme", 0)])
 def test_a_wrong_byte_that_cannot_be_seen_is_caught_by_the_checksum(
-    nginx: Nginx, thing: TestObject, tmp_path: Path
+    nginx: Nginx, thing: TestObject, tmp_path: Path, algorithm: str, restarts: int
 ) -> None:
+    """CRC-64/NVME is reckoned from the chunks' own, so these are held against the bytes first."""
     stop_half_way(nginx, thing, tmp_path / "out")
     with (tmp_path / "out.part").open("r+b") as file:
         file.seek(MIB)
         file.write(b"edited")
-    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"sha256:{thing.sha256}")
-    assert result.restarts == 1
+    hexed = thing.sha256 if algorithm == "sha256" else f"{crc64nvme(thing.path.read_bytes()):016x}"
+    result = fastxfer.fetch(nginx.url(thing.name), tmp_path / "out", checksum=f"{algorithm}:{hexed}")
+    assert result.restarts == restarts
     assert sha256(tmp_path / "out") == thing.sha256
 
 
@@ -461,6 +466,27 @@ def test_a_part_file_in_which_nothing_is_missing_is_of_the_object_as_it_is_now(t
         with pytest.raises(fastxfer.NotFoundError):
             fastxfer.fetch(server.url(), out, 1)
         assert out.read_bytes() == new
+
+
+def test_what_only_a_checksum_can_tell_apart_is_not_gone_on_from_without_one(tmp_path: Path) -> None:
+    """Other bytes, another ETag, the same size and date: with a checksum it may be another node of a CDN."""
+    old, new = make_bytes(4 * MIB, 1), make_bytes(4 * MIB, 2)
+    date = "Wed, 01 Jan 2025 00:00:00 GMT"
+    handler = RangeHandler(old, etag='"old"', last_modified=date)
+    with RawServer(handler) as server:
+        for checksum in (None, f"sha256:{hashlib.sha256(new).hexdigest()}"):
+            watch = Watch(at=2 * MIB if checksum else MIB)
+            transfer = fastxfer.start(
+                server.url(), tmp_path / "out", 1, max_rate="4M", checksum=checksum, progress=watch
+            )
+            wait_for(watch.reached)
+            transfer.cancel()
+            with pytest.raises(fastxfer.InterruptedTransferError):
+                transfer.wait(DEADLINE_S)
+            handler.replace(new, etag='"new"', last_modified=date)
+        result = fastxfer.fetch(server.url(), tmp_path / "out", 1)
+    assert (result.restarts, result.resumed) == (1, 0)
+    assert (tmp_path / "out").read_bytes() == new
 
 
 def test_without_a_validator_only_a_checksum_allows_to_go_on(

@@ -171,6 +171,19 @@ def difference(known: Identity, new: Identity, *, ignore_etag: bool = False) -> 
     return None
 
 
+def agreed(known: Identity, new: Identity) -> Identity:
+    """Returns what may be said of bytes of which a part came under either identity, `new` the later one: only
+    what both tell; no more than the size where their ETags differ, for then they may be of two versions.
+    """
+    if known.etag and new.etag and _opaque(known.etag) != _opaque(new.etag):
+        return Identity(new.size)
+    return replace(
+        new,
+        etag=new.etag if known.etag else None,
+        last_modified=new.last_modified if known.last_modified else None,
+    )
+
+
 def identity_of(headers: Headers, size: int | None) -> Identity:
     """Returns the identity that an answer's fields tell (RFC 9110 sections 8.8.2 and 8.8.3)."""
     return Identity(size, headers.get("etag") or None, headers.get("last-modified") or None)

@@ -53,16 +53,6 @@ def take_lock(fd: int, *, shared: bool = False) -> str:
     return HELD
 
 
-def release_lock(fd: int) -> None:
-    """Lets go of the lock of a file at once. Closing it does that only when no child that is being started
-    has it open, too.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    except OSError:
-        pass  # there was none
-
-
 def lock_holder(fd: int) -> str:
     """Returns who holds the lock of a file, for people, and since when that process runs."""
     there = os.fstat(fd)

@@ -29,7 +29,6 @@ from fastxfer.names import PART
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
 from fastxfer.storage.left import Left, verify
-from fastxfer.storage.locks import release_lock
 from fastxfer.storage.owner import Owner, open_part, unless_taken_over
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
@@ -128,16 +127,18 @@ class PartFile:
         return part
 
     @_as_owner
-    def read_left(self) -> Left | None:
+    def read_left(self, *, trust: bool = True) -> Left | None:
         """Returns what an earlier run left of this target, or None when it left nothing.
 
-        Bits that cannot be trusted are verified by their checksums. Raises CheckpointError for a checkpoint
-        that cannot be read (nothing is touched then) and StorageError; beside an empty part file one whose
-        first write was cut off counts as none. A part file that no checkpoint speaks of is moved aside, not
-        lost, unless it is marked as ours.
+        Bits that cannot be trusted are verified by their checksums; all are without `trust`, and where the
+        whole is known by a CRC-64, which is reckoned from theirs and would say nothing of the bytes.
+
+        Raises CheckpointError for a checkpoint that cannot be read (nothing is touched then) and
+        StorageError; beside an empty part file one whose first write was cut off counts as none. A part file
+        that no checkpoint speaks of is moved aside, not lost, unless it is marked as ours.
         """
         if self._owner is not None and self._owner.in_doubt:
-            return self._copy_left(self._owner)
+            return self._copy_left(self._owner, trust)
         size_now = os.fstat(self._fd).st_size
         try:
             loaded = CheckpointFile.load(
@@ -157,9 +158,9 @@ class PartFile:
             file.close()
             return None
         self._checkpoint = file
-        return self._verify(checkpoint)
+        return self._verify(checkpoint, trust)
 
-    def _copy_left(self, owner: Owner) -> Left | None:
+    def _copy_left(self, owner: Owner, trust: bool) -> Left | None:
         """Copies what somebody left who may still be writing it, and verifies the copy."""
         try:
             checkpoint = owner.copy_left(self._fd)
@@ -173,7 +174,7 @@ class PartFile:
                 self._move_aside(usual)
         if checkpoint is None or not checkpoint.chunks:
             return None
-        return self._verify(checkpoint)
+        return self._verify(checkpoint, trust)
 
     def _unreadable(self, error: CheckpointError) -> CheckpointError:
         return CheckpointError(
@@ -194,9 +195,10 @@ class PartFile:
     def _say(self, note: str) -> None:
         self.note = f"{self.note}; {note}" if self.note else note
 
-    def _verify(self, checkpoint: Checkpoint) -> Left:
+    def _verify(self, checkpoint: Checkpoint, trust: bool) -> Left:
         size_now = os.fstat(self._fd).st_size
-        left = verify(checkpoint, self._fd, self.target.part, self._stat, self._born, size_now)
+        trust = trust and checkpoint.crc64 is None
+        left = verify(checkpoint, self._fd, self.target.part, self._stat, self._born, size_now, trust=trust)
         if left.dropped:
             name = self.target.name + PART
             self._say(f"{left.dropped} chunks of {name} did not hold their checksums and are fetched again")
@@ -565,7 +567,6 @@ class PartFile:
             self._checkpoint = None
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            release_lock(fd)
             os.close(fd)
         if self._owner is not None:
             self._owner.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_the_bar_is_over_all_items(queue: Queue, nginx: Nginx, objects: Objects,
         lines = terminal.text.splitlines()
     assert lines[0].startswith("3 of 3 files") and lines[0].endswith("100%")
     assert lines[1] == "3 MiB of 3 MiB  done"
-    assert lines[2].startswith("3 of 3 files, 3 MiB, 3 MiB fetched in ")
+    assert re.match(r"3 of 3 files, 3 MiB, 3(\.\d)? MiB fetched in ", lines[2])
 
 
 def test_a_queue_can_be_named(run: Command, tmp_path: Path) -> None:

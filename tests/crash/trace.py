@@ -441,10 +441,10 @@ class Recorder:
                 self._promised(replace(self._promise, final=(DAMAGED, None)))
         real(*args)
 
-    def _around_read_left(self, real: Any, part: PartFile) -> Left | None:
+    def _around_read_left(self, real: Any, part: PartFile, **how: bool) -> Left | None:
         if self._evict == "early":
             self._lose()
-        left: Left | None = real(part)
+        left: Left | None = real(part, **how)
         if self._evict == "late":
             self._lose()
         return left

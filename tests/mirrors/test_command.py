@@ -34,7 +34,7 @@ def test_further_urls_are_mirrors_and_a_wrong_one_is_named(tmp_path: Path) -> No
 def test_json_tells_who_gave_how_much(tmp_path: Path) -> None:
     with Group(tmp_path, Copy(), Copy(OTHER)) as group:
         run = subprocess.run(
-            command(group, group.urls, "--json", *UNHURRIED),
+            command(group, group.urls, "--json", "--max-rate", "8M"),
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,

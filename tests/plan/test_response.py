@@ -30,6 +30,7 @@ from fastxfer.plan.response import (
     Unsatisfiable,
     Verdict,
     Whole,
+    agreed,
     difference,
     judge,
 )
@@ -650,3 +651,19 @@ def test_whatever_a_server_sends_is_a_verdict_within_what_was_asked_or_a_typed_e
         size = verdict.identity.size
         assert size is not None and verdict.stop <= size
         assert known is None or known.size is None or known.size == size
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "both"),
+    [
+        (Identity(9, '"a"', "then"), Identity(9, '"a"', "then"), Identity(9, '"a"', "then")),
+        (Identity(9, 'W/"a"', "then"), Identity(9, '"a"', "then"), Identity(9, '"a"', "then")),
+        (Identity(9, '"a"', "then"), Identity(9, '"b"', "then"), Identity(9)),
+        (Identity(9, None, "then"), Identity(9, '"b"', "then"), Identity(9, None, "then")),
+        (Identity(9, '"a"', None), Identity(9, '"a"', "then"), Identity(9, '"a"', None)),
+        (Identity(9, '"a"', "then"), Identity(9), Identity(9)),
+        (Identity(9), Identity(9, '"b"', "then"), Identity(9)),
+    ],
+)
+def test_bytes_of_two_answers_have_what_both_tell(known: Identity, new: Identity, both: Identity) -> None:
+    assert agreed(known, new) == both

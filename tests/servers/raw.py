@@ -235,7 +235,7 @@ class RawServer:
             with self._changed:
                 self.connections += 1
                 self._open[connection] = thread
-            thread.start()
+                thread.start()  # before anyone can find it, to wait for its end
 
     def _connected(self, peer: socket.socket) -> Connection:
         """Returns the connection to a client that was accepted; a server over more than TCP has its own."""
