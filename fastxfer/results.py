@@ -42,10 +42,10 @@ class FetchResult:
 
     `verified` says against what the bytes were held: "checksum" (one that the caller gave), "none" (there
     was nothing to verify against). `skipped` is True when the target was the object already. `transferred`
-    counts body bytes of this run, `resumed` the bytes that were in place before it. `requests` and `retries`
-    count requests; `restarts` how often progress was dropped because it could not be of the object as it is
-    now. `sources` maps each URL (without secrets) to the bytes it gave. `checksums` holds what was computed,
-    by name, in lower-case hex.
+    counts body bytes of this run, what races have fetched in vain too, `resumed` the bytes that were in place
+    before it. `requests` and `retries` count requests; `restarts` how often progress was dropped because it
+    could not be of the object as it is now. `sources` maps each URL (without secrets) to the bytes it gave.
+    `checksums` holds what was computed, by name, in lower-case hex.
     """
 
     path: str

@@ -150,9 +150,15 @@ class _Slot:
 
 
 class Scheduler:
-    """The plan of one transfer. Not thread-safe; `now` never goes backwards, in seconds from any origin."""
+    """The plan of one transfer. Not thread-safe; `now` never goes backwards, in seconds from any origin.
 
-    def __init__(self, *, connections: int, retries: int, wait_for_network: float = 0.0) -> None:
+    Without `races` no byte is asked for twice: where the rate is limited on our side a second request brings
+    nothing sooner.
+    """
+
+    def __init__(
+        self, *, connections: int, retries: int, wait_for_network: float = 0.0, races: bool = True
+    ) -> None:
         self._connections = connections
         self._retries = retries
         self._wait_s = wait_for_network
@@ -174,6 +180,7 @@ class Scheduler:
         self._answer_s = 0.0  # how long an answer usually takes to begin
         self._nearest_s = math.inf  # and the least that it took
         self._multiplexed = False
+        self._may_race = races
         self._waste_limit = WASTE_BYTES
         self.room = connections
         """How many requests may be out beside those of other transfers, as the last `Room` said."""
@@ -289,7 +296,7 @@ class Scheduler:
         self._growth.begin(now)
         self._gaps = list(event.missing)
         end = max((stop for _, stop in event.missing), default=0)
-        self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE)
+        self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE) if self._may_race else 0
         for run in self._runs.values():
             run.stop = min(run.stop, end) if run.stop is not None else end
             run.owed = min(end, -(-run.stop // self._chunk) * self._chunk)
@@ -469,7 +476,7 @@ class Scheduler:
             if (
                 run.owed != run.stop
                 or piece.slot in raced
-                or (piece.rate and self._watched_s(run, now) < SEEN_S)
+                or (piece.rate and self._watched_s(run, now) < RATE_S)
             ):
                 continue
             at = tail.trim(piece, left / total, self._cost_s(), self._chunk, MIN_RUN_BYTES)

@@ -39,7 +39,8 @@ def publish(
     TargetExistsError.
 
     Order: length, times, attribute; `sync` of the file; the new ledger is written and the old one removed;
-    rename (or link, where nothing may be replaced); sync of the directory; the new ledger gets its name.
+    rename (or link, where nothing may be replaced); the mark of a part file without a checkpoint goes; sync
+    of the directory; the new ledger gets its name.
     Without `sync` nothing is synced.
     """
     try:
@@ -51,7 +52,6 @@ def publish(
             _keep(fd, record)
         if sync is not None:
             sync(fd)
-        _unmark(fd)
         if not target.directory.holds(target.part_name, fd):
             raise StorageError(
                 f"cannot finish {target.final}: {target.part} was removed or replaced meanwhile; "
@@ -64,6 +64,7 @@ def publish(
             error.kept = str(target.part)
             raise
         rename(target, replace, durable)
+        _unmark(fd)
     except FileExistsError as error:
         raise TargetExistsError(f"{target.final} is there already; the object is in {target.part}") from error
     except OSError as error:
@@ -128,10 +129,11 @@ def is_unfinished(fd: int) -> bool:
 
 
 def _unmark(fd: int) -> None:
-    try:
-        os.removexattr(fd, UNFINISHED)
-    except OSError:
-        pass  # there was no mark
+    if is_unfinished(fd):
+        try:
+            os.removexattr(fd, UNFINISHED)
+        except OSError:
+            pass  # under the final name nobody looks at it
 
 
 def http_time(value: str | None) -> float | None:

@@ -81,8 +81,8 @@ def test_quiet_still_says_why_it_failed(nginx: Nginx, tmp_path: Path) -> None:
 
 def test_json_has_progress_and_ends_with_the_result(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
     thing = objects.make(3 * MIB)
-    url = nginx.url(thing.name, prefix="/slow256k")
-    done = fastxfer("fetch", url, "--json", "-x", "2", "-o", tmp_path / "out")
+    url = nginx.url(thing.name, prefix="/slow512k")
+    done = fastxfer("fetch", url, "--json", "-x", "1", "-o", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     lines = events(done.stdout)
     assert [line["event"] for line in lines[:-1]] == ["progress"] * (len(lines) - 1)

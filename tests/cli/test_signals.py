@@ -75,7 +75,7 @@ def test_an_ignored_signal_stays_ignored(nginx: Nginx, objects: Objects, tmp_pat
     url = nginx.url(thing.name, prefix="/slow256k")
     script = 'trap "" HUP; exec "$@"'
     process = subprocess.Popen(
-        ["sh", "-c", script, "sh", *COMMAND, "fetch", url, "-x", "2", "-q", "-o", str(out)],
+        ["sh", "-c", script, "sh", *COMMAND, "fetch", url, "-x", "1", "-q", "-o", str(out)],
         env=environment(),
     )
     wait_until(lambda: claimed(out) > 0)

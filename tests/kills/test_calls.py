@@ -32,7 +32,7 @@ KINDS = [
     ("fdatasync", "checkpoint"),
     ("utimensat", "part"),
     ("fsetxattr", "part"),
-    ("fremovexattr", "part"),
+    ("fremovexattr", "target"),
     ("fsync", "part"),
     ("renameat", "dir"),
     ("linkat", "dir"),

@@ -4,7 +4,8 @@ says, what it keeps, and that it goes on afterwards.
 An error of these calls is taken without a word, on purpose:
 
 fsetxattr, fremovexattr the record of an ETag, and the mark of a small part file: without the one, size and
-                        time still tell; without the other, what a crash left is moved aside
+                        time still tell; without the other, what a crash left is moved aside, or what is
+                        whole stays marked, which nobody looks at
 utimensat, with EPERM   of a part file that belongs to someone else: its time stays what it is
 flock, with ENOLCK      a file system without locks
 fallocate, EOPNOTSUPP   one that cannot reserve; sink=mmap needs it, and says so
@@ -47,7 +48,7 @@ ERRORS = {
     ("fdatasync", "checkpoint"): (*FULL, "EIO"),
     ("utimensat", "part"): ("EIO", "EROFS", "EPERM"),
     ("fsetxattr", "part"): (*DISK, "EOPNOTSUPP"),
-    ("fremovexattr", "part"): ("EIO", "EROFS"),
+    ("fremovexattr", "target"): ("EIO", "EROFS"),
     ("fsync", "part"): (*FULL, "EIO"),
     ("renameat", "dir"): DISK,
     ("linkat", "dir"): (*DISK, "EPERM", "EMLINK"),
@@ -56,7 +57,7 @@ ERRORS = {
 }
 TAKEN = {
     *(("fsetxattr", "part", name) for name in ERRORS["fsetxattr", "part"]),
-    *(("fremovexattr", "part", name) for name in ERRORS["fremovexattr", "part"]),
+    *(("fremovexattr", "target", name) for name in ERRORS["fremovexattr", "target"]),
     ("utimensat", "part", "EPERM"),
     ("flock", "part", "ENOLCK"),
     ("fallocate", "part", "EOPNOTSUPP"),

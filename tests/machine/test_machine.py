@@ -366,7 +366,7 @@ def test_whatever_happens_to_a_target_its_bytes_are_right(machine: type[Machine]
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=300 if SOAK else 60,
+            max_examples=300 if SOAK else 30,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

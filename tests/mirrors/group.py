@@ -130,7 +130,10 @@ class Group:
         return {
             index
             for index, url in enumerate(self.urls)
-            if any(note.startswith(url) or f"of what {url} sent was wrong" in note for note in result.notes)
+            if any(
+                (note.startswith(url) and " leads now" not in note) or f"of what {url} sent was wrong" in note
+                for note in result.notes
+            )
         }
 
     def interrupted(self, order: Iterable[int] | None = None, **options: Any) -> int:

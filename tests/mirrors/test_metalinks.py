@@ -10,6 +10,7 @@ import pytest
 
 import fastxfer
 from fastxfer.errors import ChecksumError, NotFoundError, OptionError, RemoteChangedError, StorageError
+from fastxfer.plan.scheduler import WASTE_BYTES
 from tests.faults.scenarios import wait
 from tests.faults.test_canaries import CANARY, arrived
 from tests.mirrors.group import DEADLINE_S, OBJECT, OTHER, SIZE, Copy, Group, damaged
@@ -63,12 +64,13 @@ def test_the_urls_are_mirrors_in_the_order_of_their_priorities(tmp_path: Path) -
 def test_only_the_pieces_that_are_wrong_are_fetched_again(tmp_path: Path, whole: bool) -> None:
     with Group(tmp_path, Copy(damaged(1, 50)), Copy()) as group:
         group.handlers[1].faults = lambda request: None
+        # So fast that it would be over before the other one is proven, there would be nobody to ask again.
         document = metalink(group.urls, whole=whole, pieces=True)
-        result = fetch(group, document, chunk_size="256K", max_rate="30M")
+        result = fetch(group, document, chunk_size="256K", max_rate="24M")
         assert group.out.read_bytes() == OBJECT
         assert group.named(result) <= {0}
     assert result.verified == "checksum"
-    assert result.transferred <= SIZE + 2 * PIECE, "two pieces and no more"
+    assert result.transferred <= SIZE + 2 * PIECE + WASTE_BYTES, "two pieces and no more, but for races"
 
 
 @pytest.mark.usefixtures("fixed_places")

@@ -92,6 +92,7 @@ class Model:
     """A transfer over a network, from its first request to its last byte."""
 
     network: Network
+    races: bool = True
     now: float = 0.0
     out: dict[int, Request] = field(default_factory=dict)
     done: dict[int, Request] = field(default_factory=dict)  # racers that have all at hand
@@ -108,7 +109,7 @@ class Model:
         network = self.network
         self.rates = {s: network.rates[s % len(network.rates)] for s in range(network.connections)}
         self.chunk = chunk_size_for(network.size)
-        scheduler = Scheduler(connections=network.connections, retries=50)
+        scheduler = Scheduler(connections=network.connections, retries=50, races=self.races)
         self.plan = Watched(scheduler, network.size, self.chunk, network.connections)
         self.script: list[tuple[float, str, int, float]] = sorted(
             [(at, "stall", slot, 0.0) for at, slot in network.stalls]

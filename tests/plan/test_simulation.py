@@ -63,6 +63,13 @@ def test_connections_that_stall_do_not_wait_for_their_time_out(at: float, count:
     assert model.wasted <= WASTE_BYTES
 
 
+def test_without_races_no_byte_is_asked_for_twice() -> None:
+    network = dataclasses.replace(PLAIN, size=64 * MIB, rates=(*(20 * MBPS for _ in range(15)), MBPS / 10))
+    ways = [Model(network, races=races).run() for races in (True, False)]
+    assert ways[0].now < ways[1].now and ways[0].wasted > 0
+    assert ways[1].plan.scheduler.wasted == 0 and abs(ways[1].wasted) <= ways[1].requests
+
+
 def test_a_server_that_becomes_slow_in_the_middle_loses_its_runs() -> None:
     slow = tuple((1.0, slot, MBPS / 2) for slot in range(8))
     network = dataclasses.replace(PLAIN, changes=slow)

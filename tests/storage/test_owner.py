@@ -51,7 +51,7 @@ from tests.storage.test_part_file import (
 NFS, EXT4 = 0x6969, 0xEF53
 DONE = 490_000
 """Bytes in place when an owner comes to a stop: seven chunks."""
-STRIDE = 1 if os.environ.get("FASTXFER_SOAK") else 4  # from kill to kill; make soak
+STRIDE = 1 if os.environ.get("FASTXFER_SOAK") else 8  # from kill to kill; make soak
 
 
 @pytest.fixture
