@@ -283,7 +283,7 @@ class Download:
     def _feed(self, event: plan.Event) -> None:
         now = time.monotonic()
         if not self._mirrors.several:  # where there are, each request looks for room on its own
-            self._scheduler.room = self._tenancy.room(self._asked_url)
+            self._scheduler.bound(self._room())
         for command in self._scheduler.handle(event, now, self._lanes.reached()):
             match command:
                 case plan.Fetch(slot, start, stop):
@@ -321,13 +321,17 @@ class Download:
         """Where requests go if there is one mirror."""
         return self._mirrors.lead.source.url
 
+    def _room(self) -> plan.Room:
+        url = self._asked_url
+        return plan.Room(self._tenancy.room(url), self._tenancy.room(url, hoped=True))
+
     def _more_room(self) -> None:
         """A host may be asked more."""
         if self._mode in ("preparing", "settling", "over") or self._resting:
             return
         self._send_parked()
         if not self._mirrors.several:
-            self._feed(plan.Room(self._tenancy.room(self._asked_url)))
+            self._feed(self._room())
 
     def _fetch(self, slot: int, start: int, stop: int | None, *, races: bool = False) -> None:
         lane, fresh = self._lanes.of(slot, self._mirrors.lead)

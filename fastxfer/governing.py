@@ -84,13 +84,15 @@ class Tenancy:
         now = time.monotonic()
         return any(governor.held(now) for governor in self._at.values())
 
-    def room(self, url: str) -> int:
-        """Returns how many requests may be out, where new ones go to the host of a URL."""
+    def room(self, url: str, *, hoped: bool = False) -> int:
+        """Returns how many requests may be out, where new ones go to the host of a URL; `hoped`: or will be,
+        unless other processes leave less than they are asked for.
+        """
         governor = self._governor(url)
         if governor is None:
             return 0
         elsewhere = len(self._out) - governor.out_of(self)
-        return governor.room(self, time.monotonic()) + elsewhere
+        return governor.room(self, time.monotonic(), hoped=hoped) + elsewhere
 
     def may_send(self, url: str, waiting: int = 1) -> bool | None:
         """Returns whether a request may go to the host of a URL now; if not, so many wait for room there.
@@ -99,12 +101,12 @@ class Tenancy:
         governor = self._governor(url)
         if governor is None or self._desk is None:
             return None
-        if self.room(url) <= len(self._out) and governor.wants(self, governor.out_of(self) + waiting):
-            self.passed = False
-            self._desk.look_again()
         if self.room(url) > len(self._out):
             return True
-        return None if self._desk.asks(origin(url)) else False
+        if governor.wants(self, governor.out_of(self) + waiting):
+            self.passed = False
+            self._desk.look_again()
+        return None if governor.asks else False
 
     def wants(self, requests: int, url: str) -> None:
         """Tells how many requests would be out if there were room, new ones at the host of a URL."""
@@ -163,8 +165,6 @@ class Desk:
         self._engine = engine
         self._governors: dict[Origin, Governor] = {}
         self._left: dict[Origin, float] = {}  # hosts that nobody asks any more, and since when
-        self._claimed: dict[Origin, int] = {}  # what the other processes were told that is wanted
-        self._answered: dict[Origin, int] = {}  # and what they answered last
         self._tenants: dict[Tenancy, set[Origin]] = {}
         self._dealer = Dealer()
         self._dealing = False
@@ -185,13 +185,14 @@ class Desk:
         if governor is None:
             governor = self._governors[at] = Governor()
             governor.allowed = 0  # until the other processes are known
-            self._neighbours.exchange_soon(at_once=True)
         if who not in self._tenants:
             self.pays(who, {at})
         self._tenants.setdefault(who, set()).add(at)
         options = who.options
         governor.join(who, cap=options.connections_per_host, connections=options.connections)
         governor.wants(who, 1)
+        if governor.unasked:
+            self._neighbours.exchange_soon(at_once=True)
         self._left.pop(at, None)
         return governor
 
@@ -229,9 +230,7 @@ class Desk:
             wake = governor.next_wake(now)
             if wake is not None:
                 wakes.append(wake)
-        if any(
-            each.starved and each.claimed != self._claimed.get(at) for at, each in self._governors.items()
-        ):
+        if any(each.starved and each.claimed != each.told for each in self._governors.values()):
             self.exchange_soon()
         if self._wake is not None:
             self._wake.cancel()
@@ -248,11 +247,6 @@ class Desk:
                 # Others that were called may have been quicker: then it was no refusal.
                 if who in self._tenants and governor.room(who, now) <= governor.out_of(who):
                     who.passed = False
-
-    def asks(self, at: Origin) -> bool:
-        """Returns whether nothing but an answer of other processes is waited for, of a host."""
-        governor = self._governors[at]
-        return governor.starved and self._answered.get(at, 0) < governor.claimed
 
     # ---- bytes ----
 
@@ -284,10 +278,10 @@ class Desk:
         now = time.monotonic()
         for at in [at for at, since in self._left.items() if now - since > LINGER_S]:
             del self._left[at], self._governors[at]
-            self._answered.pop(at, None)
-        self._claimed = {at: int(each.empty) or each.claimed for at, each in self._governors.items()}
+        for each in self._governors.values():
+            each.told = int(each.empty) or each.claimed
         claims = {
-            at: Claim(each.out, self._claimed[at], each.served, cap=each.cap, floor=each.floor)
+            at: Claim(each.out, each.told, each.served, cap=each.cap, floor=each.floor)
             for at, each in self._governors.items()
         }
         return claims, {at: each.learned for at, each in self._governors.items()}
@@ -300,7 +294,6 @@ class Desk:
                 governor.hears(None, 0, governor.learned, now)
             elif at in views:
                 view = views[at]
-                self._answered[at] = self._claimed[at]
                 governor.hears(view.allowed, view.foreign, view.learned, now)
         if any(views is not None and at not in views for at in self._governors):
             self.exchange_soon()  # a host that came while the exchange was on its way

@@ -84,6 +84,9 @@ class Governor:
         """What the host taught; others' news are taken over by setting it."""
         self.allowed: int | None = None
         """What this process may have out beside the others, or None when it goes by its own knowledge."""
+        self.told = 0
+        """How many requests the others were told last that are wanted here."""
+        self._answered = 0  # what they had been told when they left `allowed`
         self.foreign = 0
         """Requests of other processes that the host is answering."""
         self._guests: dict[Hashable, _Guest] = {}
@@ -139,6 +142,16 @@ class Governor:
         return self.allowed is not None and self.allowed <= self.out < min(self.wanted, self._ceiling())
 
     @property
+    def asks(self) -> bool:
+        """True when requests wait for nothing but an answer of other processes."""
+        return self.starved and self._answered < self.claimed
+
+    @property
+    def unasked(self) -> bool:
+        """True when more may soon be wanted than the other processes were told."""
+        return self.allowed is not None and self.told < min(self.claimed, self._ceiling())
+
+    @property
     def wanted(self) -> int:
         """How many requests the transfers would have out, those that are out included."""
         return sum(max(guest.wants, guest.out) for guest in self._guests.values())
@@ -160,12 +173,16 @@ class Governor:
 
     # ---- room ----
 
-    def most(self) -> int:
-        """Returns how many requests of this process may be out now, if none were yet."""
+    def most(self, *, hoped: bool = False) -> int:
+        """Returns how many requests of this process may be out now, if none were yet; `hoped`: or will be,
+        unless other processes leave less than they are asked for.
+        """
         cap = self._cap()
         if self.learned.limit is not None:
             cap = min(cap, self.learned.limit)
-        return cap if self.allowed is None else min(cap, self.allowed)
+        if self.allowed is None or (hoped and self.allowed >= self._answered):
+            return cap
+        return min(cap, self.allowed)
 
     def held(self, now: float) -> bool:
         """Returns whether nothing new may begin."""
@@ -175,21 +192,29 @@ class Governor:
         """Returns how many requests each transfer may have out now: what it has, and its part of what is
         free.
         """
+        wants = {who: guest.wants for who, guest in self._guests.items()}
+        return self._dealt(wants, now)
+
+    def room(self, who: Hashable, now: float, *, hoped: bool = False) -> int:
+        """Returns how many requests a transfer may have out now, if it wants as many as it ever may; `hoped`:
+        or will, unless other processes leave less than they are asked for.
+        """
+        wants = {each: guest.wants for each, guest in self._guests.items()}
+        wants[who] = max(wants[who], self._guests[who].connections)
+        return self._dealt(wants, now, hoped=hoped)[who]
+
+    def _dealt(self, wants: dict[Hashable, int], now: float, *, hoped: bool = False) -> dict[Hashable, int]:
         self._grow(now)
         rooms = {who: guest.out for who, guest in self._guests.items()}
-        free = 0 if self.held(now) else self.most() - self.out
-        hungry = [who for who, guest in self._guests.items() if guest.wants > guest.out]
+        free = 0 if self.held(now) else self.most(hoped=hoped) - self.out
+        hungry = [who for who, room in rooms.items() if wants[who] > room]
         while free > 0 and hungry:
             who = min(hungry, key=lambda each: (rooms[each], self._guests[each].turn))
             rooms[who] += 1
             free -= 1
-            if rooms[who] >= self._guests[who].wants:
+            if rooms[who] >= wants[who]:
                 hungry.remove(who)
         return rooms
-
-    def room(self, who: Hashable, now: float) -> int:
-        """Returns how many requests a transfer may have out now."""
-        return self.rooms(now)[who]
 
     def next_wake(self, now: float) -> float | None:
         """Returns when there may be more room though nothing ends, or None."""
@@ -242,7 +267,7 @@ class Governor:
 
     def hears(self, allowed: int | None, foreign: int, learned: Learned, now: float) -> None:
         """Takes over what other processes told."""
-        self.allowed, self.foreign = allowed, foreign
+        self.allowed, self.foreign, self._answered = allowed, foreign, self.told
         self.learned = self.learned.merged(learned)
         recent = now - self.learned.fell_at <= HALVING_S
         if self._estimated and recent and self.out + foreign > (self.learned.limit or math.inf):

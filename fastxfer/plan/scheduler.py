@@ -182,8 +182,8 @@ class Scheduler:
         self._multiplexed = False
         self._may_race = races
         self._waste_limit = WASTE_BYTES
-        self.room = connections
-        """How many requests may be out beside those of other transfers, as the last `Room` said."""
+        self._room = connections  # how many requests may be out beside those of other transfers
+        self._share = connections  # how many may be in the end, as far as is known: runs are cut for so many
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
         self.last_error: FastxferError | None = None
@@ -213,13 +213,19 @@ class Scheduler:
         run = self._runs[slot]
         return run.start, run.stop
 
+    def bound(self, room: Room) -> None:
+        """Takes a `Room` for what holds from now on; nothing follows before the next event."""
+        self._room = max(0, room.requests)
+        self._share = max(self._room, room.share)
+
     def wanted(self) -> int:
-        """Returns how many requests would be out now if there were room for any number."""
+        """Returns how many requests would be out, now or in a moment, if there were room for any number."""
         if self._paused or self._over:
             return self.active
         if not self._gaps:
             return self.active + self._denied
-        return max(self.active, min(self._level(), self.active + self._rested()))
+        soon = self._growth.soon if self._mode == "ranged" else 1
+        return max(self.active, min(soon, self.active + self._rested()))
 
     def next_wake(self) -> float | None:
         """Returns when a resting slot may go on, or more of them, or None when none rests that has work."""
@@ -267,7 +273,7 @@ class Scheduler:
                 for slot in self._slots:
                     slot.rest_until, slot.failures, slot.strikes = 0.0, 0, 0
             case Room():
-                self.room = max(0, event.requests)
+                self.bound(event)
         if self._over:
             return commands
         if self._mode == "ranged" and not self._paused:
@@ -457,7 +463,7 @@ class Scheduler:
         self._growth.step(
             now,
             self._moved + sum(run.pos - run.start for run in self._runs.values()),
-            full=bool(self._gaps) and self.room >= self._growth.level,
+            full=bool(self._gaps) and self._room >= self._growth.level,
             flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
         )
 
@@ -582,7 +588,7 @@ class Scheduler:
             found = self._help(index, pieces, now)
             if found is None:
                 continue
-            if self.active >= self.room:
+            if self.active >= self._room:
                 self._denied = True
                 break
             commands += self._take_part(index, *found)
@@ -604,7 +610,7 @@ class Scheduler:
 
     def _most(self) -> int:
         """Returns how many requests may be out now."""
-        return min(self._level(), self.room)
+        return min(self._level(), self._room)
 
     def _rested(self) -> int:
         """Returns how many idle slots do not rest."""
@@ -643,8 +649,7 @@ class Scheduler:
         Where an answer takes long to begin it is the whole share, and no answer is waited for in vain.
         """
         left = ranges.length(self._gaps)
-        # There is never more room than was wanted, which is less than all while requests become more.
-        lanes = self._connections if self.room >= self._level() else max(1, self.room)
+        lanes = max(1, min(self._connections, self._share))
         far = FAR_S <= self._nearest_s < math.inf
         if not slot.rate:
             if far:

@@ -80,6 +80,27 @@ def test_what_one_does_not_want_the_others_get() -> None:
     assert fill(host(2, 40, 40)) == [2, 19, 19]
 
 
+def test_a_transfer_has_room_for_what_it_may_come_to_want_and_takes_none_from_others() -> None:
+    governor = host(16, 16)
+    governor.wants(0, 1)
+    assert governor.room(0, 0.0) == 16
+    assert governor.rooms(0.0) == {0: 1, 1: 16}
+    governor.wants(0, 0)
+    governor.join(2, connections=40)
+    governor.wants(2, 40)
+    assert governor.room(0, 0.0) == 14 and governor.rooms(0.0) == {0: 0, 1: 16, 2: 24}
+
+
+def test_what_others_were_not_asked_for_yet_may_be_hoped_for_and_what_they_denied_not() -> None:
+    governor = host(16)
+    governor.told = 2
+    governor.hears(2, 0, governor.learned, 0.0)
+    assert governor.unasked and (governor.room(0, 0.0), governor.room(0, 0.0, hoped=True)) == (2, 16)
+    governor.told = governor.claimed
+    governor.hears(5, 0, governor.learned, 0.0)
+    assert not governor.unasked and governor.room(0, 0.0, hoped=True) == 5
+
+
 def test_one_transfer_that_asks_for_more_than_the_usual_cap_gets_it() -> None:
     assert fill(host(64)) == [64]
     assert fill(host(64, 16)) == [48, 16]

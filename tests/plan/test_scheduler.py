@@ -584,9 +584,9 @@ def test_no_more_is_asked_for_than_there_is_room() -> None:
     plan.handle(Begin())
     plan.handle(Room(3))
     plan.handle(Opened([(0, plan.size)], plan.chunk))
-    assert len(plan.runs) == 3 and plan.scheduler.wanted() == 4
+    assert len(plan.runs) == 3 and plan.scheduler.wanted() == 8
     plan.handle(Room(5))
-    assert len(plan.runs) == 4, "more are not wanted yet"
+    assert len(plan.runs) == 4, "the first level"
     assert plan.scheduler.next_wake() == plan.now + STEP_S
     plan.handle(Tick(), plan.now + STEP_S)
     assert len(plan.runs) == 5
@@ -604,6 +604,15 @@ def test_shares_are_of_the_room_where_it_is_less_than_the_connections() -> None:
         assert out.stop is not None
         lengths.append(out.stop - out.start)
     assert lengths[0] >= 3 * lengths[1]
+
+
+def test_runs_are_cut_for_the_requests_that_there_will_be_and_not_for_the_first_alone() -> None:
+    plans = [watched(64, 8), watched(64, 8)]
+    for plan, room in zip(plans, (Room(2, share=8), Room(8)), strict=True):
+        plan.handle(Begin())
+        plan.handle(room)
+        plan.handle(Opened([(0, plan.size)], plan.chunk))
+    assert plans[0].runs[1] == plans[1].runs[1]
 
 
 def test_what_is_out_goes_on_when_there_is_less_room_and_nothing_new_begins() -> None:
