@@ -277,7 +277,7 @@ class Download:
             connections=options.connections,
             retries=options.retries,
             wait_for_network=options.wait_for_network,
-            races=options.max_rate is None,
+            races=not any(options.rates),
         )
 
     def _feed(self, event: plan.Event) -> None:

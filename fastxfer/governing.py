@@ -198,9 +198,7 @@ class Desk:
 
     def pays(self, who: Tenancy, hosts: Collection[Origin]) -> None:
         """Counts what a transfer takes at these hosts from now on."""
-        options = who.options
-        rates = options.max_rate, options.max_rate_per_host, options.max_rate_total
-        self._dealer.join(who, hosts, *rates, time.monotonic())
+        self._dealer.join(who, hosts, *who.options.rates, time.monotonic())
         self._engine.call_soon(self._deal)
 
     def leave(self, who: Tenancy) -> None:

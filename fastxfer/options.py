@@ -440,6 +440,11 @@ class TransferOptions:
     )
     sink: str = _option(_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
 
+    @property
+    def rates(self) -> tuple[int | None, int | None, int | None]:
+        """The most bytes a second of one transfer, of its host and of the process; None is any."""
+        return self.max_rate, self.max_rate_per_host, self.max_rate_total
+
     @classmethod
     def build(cls, **given: Any) -> TransferOptions:
         """Returns checked options from keyword arguments as a caller wrote them.

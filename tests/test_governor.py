@@ -262,9 +262,10 @@ def test_three_transfers_keep_to_a_common_rate(
     rate, size = 6 * MIB, 6 * MIB
     thing = objects.make(size)
     began = time.monotonic()
-    fetch_all([nginx.url(thing.name)] * 3, tmp_path, **{option: rate})
+    results = fetch_all([nginx.url(thing.name)] * 3, tmp_path, **{option: rate})
     took = time.monotonic() - began
     assert 0.95 * 3.0 <= took <= 1.05 * 3.0 + 1.0
+    assert [result.transferred for result in results] == [size] * 3, "nothing is raced"
 
 
 def test_a_rate_that_one_brings_holds_for_who_is_there_already_and_goes_with_it(
