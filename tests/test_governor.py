@@ -184,6 +184,37 @@ def test_a_host_is_asked_for_so_much_at_once_in_all(
     assert {target for _, target in handler.came} == {"/0", "/1", "/2", "/3"}
 
 
+class Parts(RangeHandler):
+    """Knows how many requests of each process are there; answers the first when all have come, and takes its
+    time for each.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(DATA)
+        self.inside = {f"/{n}": 0 for n in range(count)}
+        self.changed = threading.Condition()
+        self._missing = set(self.inside)
+
+    def __call__(self, request: Request, connection: Connection) -> None:
+        with self.changed:
+            self.inside[request.target] += 1
+            self._missing.discard(request.target)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: not self._missing, DEADLINE_S)
+            self.changed.wait_for(lambda: False, 0.2)
+            self.inside[request.target] -= 1
+        super().__call__(request, connection)
+
+
+def test_processes_that_share_a_host_come_to_have_even_parts(tmp_path: Path) -> None:
+    handler = Parts(3)
+    with RawServer(handler) as server:
+        urls = [server.url(target) for target in handler.inside]
+        with processes(urls, tmp_path, "--connections-per-host", "6"), handler.changed:
+            assert handler.changed.wait_for(lambda: set(handler.inside.values()) == {2}, DEADLINE_S)
+    assert all((tmp_path / str(n)).read_bytes() == DATA for n in range(3))
+
+
 def test_where_a_redirect_leads_the_host_there_counts(tmp_path: Path) -> None:
     handler = Counting()
     with RawServer(handler) as there:
