@@ -208,6 +208,8 @@ class Governor:
         rooms = {who: guest.out for who, guest in self._guests.items()}
         free = 0 if self.held(now) else self.most(hoped=hoped) - self.out
         hungry = [who for who, room in rooms.items() if wants[who] > room]
+        if sum(wants[who] - rooms[who] for who in hungry) <= free:
+            return {who: max(room, wants[who]) for who, room in rooms.items()}
         while free > 0 and hungry:
             who = min(hungry, key=lambda each: (rooms[each], self._guests[each].turn))
             rooms[who] += 1
