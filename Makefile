@@ -1,4 +1,4 @@
-# One command each: demo, test, soak, sanitize, fuzz, mutate, check, format, bench, dist, clean. All happens in .venv,
+# One command each: demo, test, soak, sanitize, fuzz, mutate, teeth, check, format, bench, dist, clean. All happens in .venv,
 # which is made when needed and made anew from its stamps when the C, the Cython or the project file change.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BUILD_INPUTS := pyproject.toml setup.py $(wildcard src_c/*.[ch] fastxfer/_native
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak sanitize fuzz mutate check format bench dist clean
+.PHONY: demo test soak sanitize fuzz mutate teeth check format bench dist clean
 
 demo: .venv/.ready
 	$(BIN)/fastxfer demo
@@ -49,6 +49,10 @@ mutate: .venv/.ready-test
 	$(BIN)/python -m pip install --quiet --editable '.[mutate]'
 	rm -rf mutants
 	$(BIN)/python -m tests.mutation
+
+# The state machine over a target's life on copies of the package that are wrong in one way each: does it notice?
+teeth: .venv/.ready-test
+	$(BIN)/python -m tests.machine.teeth
 
 check: .venv/.ready-test
 	$(BIN)/ruff check .

@@ -279,11 +279,13 @@ def sha256_of(path: Path) -> str:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Returns the environment without proxies and settings, with a HOME that is empty."""
+    """Returns the environment without proxies and settings, with a HOME that is empty. Those of Python go as
+    well: one that is not to write bytecode would compile the package at each start.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and not name.startswith(("FASTXFER_", "XDG_"))
+        if not name.lower().endswith("_proxy") and not name.startswith(("FASTXFER_", "XDG_", "PYTHON"))
     }
     return {**kept, "HOME": str(home), "LC_ALL": "C"}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from fastxfer.plan import scheduler
 from tests.servers import Authority
 from tests.servers.apache import Apache
 from tests.servers.caddy import Caddy
@@ -117,6 +118,15 @@ def own_nginx(document_root: Path, authority: Authority) -> Iterator[Nginx]:
     """An nginx for one test, which may stop, kill and restart it."""
     with Nginx(document_root, authority) as server:
         yield server
+
+
+@pytest.fixture
+def no_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets races waste nothing, so that there is none: a racer would come before a time-out is noticed, and
+    on a busy machine bytes would come twice by chance. Races have their tests in test_tail.py.
+    """
+    monkeypatch.setattr(scheduler, "WASTE_BYTES", 0)
+    monkeypatch.setattr(scheduler, "WASTE_SHARE", 1 << 60)
 
 
 @pytest.fixture

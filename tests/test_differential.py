@@ -19,6 +19,8 @@ from tests.test_fetch import leftovers, sha256
 from tests.test_resume import Watch, wait_for
 from tests.test_servers import get
 
+pytestmark = pytest.mark.usefixtures("no_races")  # what comes is counted
+
 CHUNK = 256 * 1024
 MIB = 1024**2
 SIZE = 16 * MIB

@@ -38,6 +38,7 @@ def leftovers(directory: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir() if ".part" in p.name)
 
 
+@pytest.mark.usefixtures("no_races")
 @pytest.mark.parametrize("sink", ["mmap", "pwrite"])
 @pytest.mark.parametrize("connections", [1, 16, 128])
 @pytest.mark.parametrize(
@@ -275,6 +276,7 @@ def test_the_object_changing_half_way_starts_again_or_fails(tmp_path: Path) -> N
         assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.usefixtures("no_races")
 def test_failed_requests_are_tried_again(tmp_path: Path) -> None:
     data = make_bytes(9 * MIB)
     faults = [
@@ -294,6 +296,7 @@ def test_failed_requests_are_tried_again(tmp_path: Path) -> None:
     assert result.transferred == len(data), "what a failed request brought is not fetched twice"
 
 
+@pytest.mark.usefixtures("no_races")
 def test_it_gives_up_after_the_retries_and_keeps_the_progress(tmp_path: Path) -> None:
     data = make_bytes(9 * MIB)
     handler = RangeHandler(data, faults=lambda r: Fault(status=500) if r.number >= 4 else None)

@@ -35,6 +35,7 @@ def assert_there(things: list[TestObject], folder: Path) -> None:
         assert (folder / thing.name).read_bytes() == thing.path.read_bytes()
 
 
+@pytest.mark.usefixtures("no_races")
 def test_all_are_fetched_and_what_fails_does_not_stop_the_rest(
     nginx: Nginx, objects: Objects, tmp_path: Path
 ) -> None:

@@ -24,6 +24,8 @@ from tests.servers.objects import Objects, TestObject, make_bytes
 from tests.servers.raw import Fault, RangeHandler, RawServer
 from tests.test_fetch import leftovers, sha256
 
+pytestmark = pytest.mark.usefixtures("no_races")  # what comes is counted
+
 MIB = 1024**2
 SIZE = 96 * MIB
 CHUNK = 256 * 1024

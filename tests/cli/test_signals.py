@@ -70,7 +70,7 @@ def test_probe_ends_on_a_signal(tmp_path: Path) -> None:
 
 
 def test_an_ignored_signal_stays_ignored(nginx: Nginx, objects: Objects, tmp_path: Path) -> None:
-    thing = objects.make(6 * MIB)
+    thing = objects.make(2 * MIB)
     out = tmp_path / "out"
     url = nginx.url(thing.name, prefix="/slow256k")
     script = 'trap "" HUP; exec "$@"'

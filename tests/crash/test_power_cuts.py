@@ -31,7 +31,7 @@ SOAK = bool(os.environ.get("FASTXFER_SOAK"))  # make soak
 SINGLES = 1000 if SOAK else 2
 AT_LEAST = 3000 if SOAK else 170  # of 132 traces and modes: 22,440, without those of the other tests
 FEW = 1000 if SOAK else 60
-RESUMES = 0.03 if SOAK else 0.015  # of the states are also fetched over
+RESUMES = 0.03 if SOAK else 0.008  # of the states are also fetched over
 
 POLICIES = [(durability, sink) for durability in ("none", "periodic", "chunk") for sink in ("mmap", "pwrite")]
 

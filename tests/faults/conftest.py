@@ -6,22 +6,13 @@ from __future__ import annotations
 
 import pytest
 
-from fastxfer.plan import governor, retry, scheduler
+from fastxfer.plan import governor, retry
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch, no_races: None) -> None:
     """Makes the back-off begin at 20 ms, and a lowered limit of requests recover every 50 ms
     and after a pause of 20 ms."""
     monkeypatch.setattr(retry, "BASE_S", 0.02)
     monkeypatch.setattr(governor, "RECOVERY_S", 0.05)
     monkeypatch.setattr(governor, "PAUSE_S", 0.02)
-
-
-@pytest.fixture(autouse=True)
-def no_races(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets races waste nothing, so that there is none: a racer would come before a time-out is noticed, and
-    on a busy machine bytes would come twice by chance. Races have their tests in test_tail.py.
-    """
-    monkeypatch.setattr(scheduler, "WASTE_BYTES", 0)
-    monkeypatch.setattr(scheduler, "WASTE_SHARE", 1 << 60)

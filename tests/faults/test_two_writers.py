@@ -28,7 +28,7 @@ SIZE = 4 * MIB
 CHUNK = 65536
 ENOUGH = MIB
 LONG_S = 3600.0
-ROUNDS = 400 if os.environ.get("FASTXFER_SOAK") else 10  # make soak
+ROUNDS = 400 if os.environ.get("FASTXFER_SOAK") else 6  # make soak
 
 
 class Site:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import fastxfer
+from fastxfer.plan.scheduler import WASTE_BYTES
 from tests.cli.command import claimed, wait_until
 from tests.descriptors import held_open
 from tests.servers.objects import make_bytes
@@ -120,7 +121,7 @@ class Disk:
         assert self.out.read_bytes() == DATA
         assert sorted(os.listdir(self.place)) == ["out"], os.listdir(self.place)
         assert (result.resumed > 0) is resumed, result
-        assert result.resumed + result.transferred == SIZE, result
+        assert 0 <= result.resumed + result.transferred - SIZE <= WASTE_BYTES, result
         self.let_go()
 
     def mount(self, options: str, *, again: bool = False) -> None:

@@ -30,6 +30,8 @@ from tests.kills.victims import SINKS, opened
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects
 
+pytestmark = pytest.mark.usefixtures("no_races")  # what comes is counted
+
 KILLS = 1000 if SOAK else 50  # for each sink
 SHARED_KILLS = 200 if SOAK else 12  # where locks prove nothing
 SECONDS = 8 if SOAK else 2  # a sync every 5

@@ -163,7 +163,7 @@ class World(RuleBasedStateMachine):
         expected = self.expect(options)
         self.kept_before, self.asked_for = self.kept(), self.remote
         missing = len(self.remote.data)
-        if expected.left is not None and not expected.restarts:
+        if expected.left is not None and (expected.refused or not expected.restarts):
             missing -= expected.left.bytes
         self.limit = None if share is None else max(1, missing * share // 20)
         self.stage.fall_after(self.limit)
@@ -240,8 +240,8 @@ class World(RuleBasedStateMachine):
         if holds(put):
             return Expected(data=[put], put=put, left=left, restarts=dropped, refused=refused)
         if left is not None and options["on_change"] == "restart":
-            return Expected(set() if holding(options)(data) else {"ChecksumError"},
-                            [data] if holding(options)(data) else [], put, left, restarts=True)  # fmt: skip
+            errors, arrives = ({"ChecksumError"}, []) if not holding(options)(data) else (set(), [data])
+            return Expected(errors, arrives, put, left, restarts=True, refused=refused)
         return Expected({"ChecksumError"}, put=put, left=left, restarts=dropped)
 
     def _errors(self, holds: Callable[[bytes], bool]) -> set[str]:

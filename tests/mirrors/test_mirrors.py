@@ -153,6 +153,7 @@ def test_the_first_url_is_gone_from_the_start(tmp_path: Path) -> None:
         assert len(group.servers[0].requests) == 1, "it is not asked again"
 
 
+@pytest.mark.usefixtures("no_races")
 @pytest.mark.parametrize("connections", [1, 4])
 def test_the_first_url_is_gone_half_way(tmp_path: Path, connections: int) -> None:
     with Group(tmp_path, Copy(faults=gone_later), Copy(etag='"x"'), connections=connections) as group:
@@ -250,6 +251,7 @@ def test_a_url_that_is_given_twice_is_one_mirror(tmp_path: Path) -> None:
 # ---- progress of an earlier run ----
 
 
+@pytest.mark.usefixtures("no_races")
 @pytest.mark.parametrize("checksum", [None, SHA256])
 def test_another_order_of_mirrors_goes_on(tmp_path: Path, checksum: str | None) -> None:
     with Group(tmp_path, Copy(etag='"a"'), Copy(etag='"b"')) as group:
