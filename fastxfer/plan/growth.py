@@ -42,6 +42,11 @@ class Growth:
         self._grown_at, self._before = now, 0.0
         self._window = self._plateau = None
 
+    @property
+    def soon(self) -> int:
+        """The level that it has in a moment, without measuring."""
+        return max(self.level, min(QUICK, self._ceiling))
+
     def next_wake(self) -> float | None:
         """Returns when the level rises without being asked, or None when only measuring raises it."""
         return self._grown_at + STEP_S if self.level < min(QUICK, self._ceiling) else None
