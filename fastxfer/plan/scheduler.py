@@ -299,8 +299,8 @@ class Scheduler:
         self._chunk = event.chunk_size
         self._multiplexed = event.multiplexed
         self._waited(event.waited_s)
-        self._growth.begin(now)
         self._gaps = list(event.missing)
+        self._growth.begin(now, sum(stop - start for start, stop in self._gaps))
         end = max((stop for _, stop in event.missing), default=0)
         self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE) if self._may_race else 0
         for run in self._runs.values():

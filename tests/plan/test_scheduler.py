@@ -25,7 +25,7 @@ from fastxfer.errors import (
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
-from fastxfer.plan.growth import STEP_S
+from fastxfer.plan.growth import LARGE, STEP_S
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
     FAILURES_AMONG_OTHERS,
@@ -580,7 +580,7 @@ def test_trickles_beside_a_good_answer_are_tried_again() -> None:
 
 
 def test_no_more_is_asked_for_than_there_is_room() -> None:
-    plan = watched(4000, 8)
+    plan = watched(200, 8)
     plan.handle(Begin())
     plan.handle(Room(3))
     plan.handle(Opened([(0, plan.size)], plan.chunk))
@@ -591,6 +591,14 @@ def test_no_more_is_asked_for_than_there_is_room() -> None:
     plan.handle(Tick(), plan.now + STEP_S)
     assert len(plan.runs) == 5
     assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (8, None)
+
+
+@pytest.mark.parametrize(("missing", "at_once"), [(LARGE - 1, 4), (LARGE, 16)])
+def test_a_large_object_is_asked_for_over_many_connections_at_once(missing: int, at_once: int) -> None:
+    plan = watched(1000, 32)
+    plan.handle(Begin())
+    plan.handle(Opened([(0, missing)], plan.chunk))
+    assert len(plan.runs) == at_once
 
 
 def test_shares_are_of_the_room_where_it_is_less_than_the_connections() -> None:
