@@ -91,7 +91,7 @@ def _aria2(allocation: str) -> Callable[[Job], list[str]]:
 
 def _fastxfer(*options: str) -> Callable[[Job], list[str]]:
     def arguments(job: Job) -> list[str]:
-        return ["fetch", job.url, "-o", str(job.out), "-x", str(job.connections), "-q", *options]
+        return ["fetch", job.url, "-o", str(job.out), "-x", str(job.connections), "-q", "--json", *options]
 
     return arguments
 
@@ -138,7 +138,9 @@ CONTESTANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's figures; memory is None where there was no sample of it."""
+    """One run's figures; memory is None where there was no sample of it, `call_s` where a program does not
+    tell: what the call took, without the start and the end of the process.
+    """
 
     cpu_user_s: float
     cpu_system_s: float
@@ -147,6 +149,7 @@ class Run:
     anon_bytes: int | None
     requests: int
     connections: int
+    call_s: float | None = None
 
     @property
     def cpu_s(self) -> float:
@@ -246,6 +249,7 @@ class Arena:
             memory.anon_bytes,
             len(log_entries),
             len({entry.connection for entry in log_entries}),
+            json.loads(log.read_text())["elapsed"] if contestant.program == "fastxfer" else None,
         )
 
     def _wait(self, process: subprocess.Popen[bytes], memory: Memory) -> resource.struct_rusage:

@@ -10,7 +10,8 @@ contestants take turns in an order shuffled with the seed, each run with a new p
 
 two round trips to connect and for the first answer, and two more for the other connections, which begin when
 the first answer has told the size. Compare by minimum: noise only adds. CPU is the whole process's, without
-nginx and the proxy.
+nginx and the proxy. `call s` is what the call of fetch took, in a process whose interpreter had started and
+whose modules were there.
 """
 
 from __future__ import annotations
@@ -84,14 +85,16 @@ def run(arena: Arena, scenario: Scenario, contestant: Contestant, directory: Pat
 
 def table(scenario: Scenario, runs: dict[str, list[Run]]) -> list[str]:
     """Returns the lines of a scenario's table, the fastest first."""
-    heads = ("wall s", "median", "of ideal", "CPU s/GB", "requests", "connections")
+    heads = ("wall s", "median", "call s", "of ideal", "CPU s/GB", "requests", "connections")
     lines = [f"{'':20} " + " ".join(f"{head:>11}" for head in heads)]
     for name, each in sorted(runs.items(), key=lambda item: min(one.wall_s for one in item[1])):
         best = min(each, key=lambda one: one.wall_s)
+        calls = [one.call_s for one in each if one.call_s is not None]
+        call = f"{min(calls):.2f}" if calls else "-"
         cpu = min(one.cpu_s for one in each) / (scenario.size / GB)
         median = statistics.median(one.wall_s for one in each)
         lines.append(
-            f"{name:20} {best.wall_s:11.2f} {median:11.2f} {best.wall_s / scenario.ideal_s:11.2f} "
+            f"{name:20} {best.wall_s:11.2f} {median:11.2f} {call:>11} {best.wall_s / scenario.ideal_s:11.2f} "
             f"{cpu:11.2f} {best.requests:11} {best.connections:11}"
         )
     return lines

@@ -123,6 +123,7 @@ def start(
     connections: int = 16,
     *,
     mirrors: Iterable[str] = (),
+    connections_per_host: int | None = None,
     refresh: Refresh | None = None,
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
@@ -151,6 +152,8 @@ def start(
     retries: int = 5,
     wait_for_network: float = 0,
     max_rate: int | str | None = None,
+    max_rate_per_host: int | str | None = None,
+    max_rate_total: int | str | None = None,
     on_change: str = "restart",
     ignore_etag: bool = False,
     durability: str = "periodic",
@@ -192,6 +195,9 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             mirrors: other URLs of the same object. Each is held against the first that answers, before a byte
                 of it is written: one that has another object is not used, and named in the result's notes.
                 Credentials and header fields go to the first URL's origin only.
+            connections_per_host: requests at once to one host (scheme, host and port), of all transfers of
+                this user; by default 32, or `connections` of one transfer where that is more. Who shares a
+                host shares what it taught: after 429 or 503 fewer are asked at once, by all.
             refresh: called without arguments, on a thread of its own, when the server refuses the URL (401,
                 403), and 30 s before the expiry that a presigned one states; returns a new URL of the same
                 object, with which all requests go on. A string is a shell command that prints it.
@@ -223,7 +229,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             connect_timeout, stall_timeout: seconds.
             retries: failures in a row without progress before it gives up; wait_for_network: seconds to wait
                 beyond them.
-            max_rate: bytes a second at the most.
+            max_rate: bytes a second at the most; max_rate_per_host, max_rate_total: of all transfers of this
+                process from one host, and of all. The lowest that a running transfer was given holds.
             on_change: "restart" or "fail" when the remote object is not the one whose bytes are here.
             ignore_etag: do not compare ETags.
             durability: "periodic" (synced every 5 s), "chunk", or "none".

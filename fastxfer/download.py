@@ -42,12 +42,13 @@ from fastxfer.errors import (
     StoreError,
     storage_error,
 )
+from fastxfer.governing import Tenancy
 from fastxfer.lanes import Lane, Lanes, request_for
 from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
 from fastxfer.plan.ranges import Span, length
-from fastxfer.plan.rates import RateMeter, TokenBucket
+from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.response import (
     Changed,
     Identity,
@@ -60,7 +61,7 @@ from fastxfer.plan.response import (
 )
 from fastxfer.progress.snapshot import Progress, chunk_cells
 from fastxfer.refreshing import Keys, Renewal
-from fastxfer.refusals import judge_refusal
+from fastxfer.refusals import Refused, judge_refusal
 from fastxfer.results import FetchResult
 from fastxfer.safekeeping import Found, Safekeeping, Wrong
 from fastxfer.sources.opening import RemoteSource, open_source
@@ -72,7 +73,6 @@ from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.subject import Mirror, Subject
 
 TICK_S = 0.1
-REFILL_S = 0.02
 SAVE_TICK_S = 0.25
 ENDLESS = 2**62
 MAP_CELLS = 64
@@ -116,6 +116,12 @@ class Download:
         self.address = ""
         """The IP address that gave the first accepted answer."""
         self._lanes = Lanes(options)
+        self._tenancy = Tenancy(
+            options,
+            self._lanes.throttle,
+            lambda: self.guarded(self._more_room),
+            lambda: self.guarded(self._push),
+        )
         self._scheduler = self._new_scheduler()
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
         self._pending: tuple[Exchange, FastxferError | None] | None = None
@@ -132,7 +138,6 @@ class Download:
         self._locked_out: dict[int, CredentialsError] = {}  # mirrors without credentials, by their index
         self._front = 0
         self._meter = RateMeter()
-        self._bucket = TokenBucket(options.max_rate or 1, time.monotonic())
         self._tick: Timer | None = None
         self._wake: Timer | None = None
         self._resumed = 0
@@ -148,6 +153,7 @@ class Download:
         _running.add(self)
         self._began_at = time.monotonic()
         self._disk = DiskThread("fastxfer-disk")
+        self._on_engine(lambda: self._tenancy.begin(self._engine, self._asked_url))
         self._on_disk(self._prepare, self._prepared)
 
     def pause(self) -> None:
@@ -254,6 +260,7 @@ class Download:
     def _halt(self) -> None:
         """An earlier run's user paused it: it stays so until `resume`, and the disk and the network alone."""
         self._paused = self._keeping.paused = self._found_paused = True
+        self._tenancy.wants(0, self._asked_url)
         self._publish_progress()
         with self._lock:
             if self._may_halt:
@@ -292,11 +299,13 @@ class Download:
             connections=options.connections,
             retries=options.retries,
             wait_for_network=options.wait_for_network,
-            races=options.max_rate is None,
+            races=not any(options.rates),
         )
 
     def _feed(self, event: plan.Event) -> None:
         now = time.monotonic()
+        if not self._mirrors.several:  # where there are, each request looks for room on its own
+            self._scheduler.bound(self._room())
         for command in self._scheduler.handle(event, now, self._lanes.reached()):
             match command:
                 case plan.Fetch(slot, start, stop):
@@ -313,6 +322,8 @@ class Download:
                     self._settle()
                 case plan.GiveUp(error):
                     self._fail((self._mirrors.several and self._mirrors.exhausted()) or error)
+        if not self._mirrors.several:
+            self._tenancy.wants(self._scheduler.wanted(), self._asked_url)
         if self._wake is not None:
             self._wake.cancel()
         wake = self._scheduler.next_wake()
@@ -326,6 +337,23 @@ class Download:
         if self._paused or self._keys.hold_up or self._renewal.expired(time.time()):
             self._feed(plan.Pause())
         self._feed(event)
+
+    @property
+    def _asked_url(self) -> str:
+        """Where requests go if there is one mirror."""
+        return self._mirrors.lead.source.host_url
+
+    def _room(self) -> plan.Room:
+        url = self._asked_url
+        return plan.Room(self._tenancy.room(url), self._tenancy.room(url, hoped=True))
+
+    def _more_room(self) -> None:
+        """A host may be asked more."""
+        if self._mode in ("preparing", "settling", "over") or self._resting:
+            return
+        self._send_parked()
+        if not self._mirrors.several:
+            self._feed(self._room())
 
     def _fetch(self, slot: int, start: int, stop: int | None, *, races: bool = False) -> None:
         lane, fresh = self._lanes.of(slot, self._mirrors.lead)
@@ -349,7 +377,7 @@ class Download:
             self._on_engine(lambda: self._ended(lane.exchange, None))
 
     def _send(self, lane: Lane) -> None:
-        lane.writing = lane.held = lane.leaves = False
+        lane.writing = lane.held = lane.leaves = lane.parked = False
         lane.verdict, lane.failure, lane.waited_s, lane.refused = None, None, None, False
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.sent_at = lane.seen_at
@@ -359,6 +387,7 @@ class Download:
         self._requests += 1
         lane.source = lane.mirror.source
         lane.signed_by, lane.version = lane.source.generation, self._subject.version(lane.mirror)
+        self._tenancy.sent(lane.exchange.slot, lane.source.host_url)
         if_range = self._subject.if_range(lane.mirror)
         request = request_for(lane.source, lane.asked, if_range, lane.version)
         self._engine.submit(lane.exchange, request, self)
@@ -377,6 +406,7 @@ class Download:
             lane.verdict = verdict = self._subject.judge(lane.asked, head, lane.mirror)
             if lane.racing:
                 racing.take(lane, verdict)
+                self._tenancy.serves(exchange.slot)
                 lane.answered(time.monotonic())
             elif isinstance(verdict, Partial | Whole):
                 self._take(lane, verdict)
@@ -391,6 +421,7 @@ class Download:
     def _take(self, lane: Lane, verdict: Partial | Whole) -> None:
         """Decides what becomes of the body of an accepted answer."""
         lane.source.accepted()
+        self._tenancy.serves(lane.exchange.slot)
         if lane.doubt is not None:
             raise lane.doubt  # the object is still the known one
         if self._mode == "probing":
@@ -508,9 +539,12 @@ class Download:
             self._pending = (exchange, error)  # its answer is still being made room for
             return
         lane.out = lane.held = False
+        cut_short = exchange.writer.overrun and exchange.writer.pos >= exchange.writer.stop
+        moved = (lane.reached or lane.start) > lane.start
+        again = self._learn(lane) if lane.refused and lane.failure is None and error is None else None
+        self._tenancy.ended(exchange.slot, moved, lane.failure or (None if cut_short else error))
         if lane.racing and self._mode == "ranged" and self._ending is None and self._restart is None:
-            if lane.refused and error is None:
-                self._learn(lane)  # it is not sent again: the one that it races with is
+            # What a store refused is not sent again: the one that it races with is.
             pos, failure = racing.ended(lane, error)
             if failure is not None and self._mirrors.several:
                 self._mirrors.failed(lane.mirror, failure, 0, moved=False)
@@ -530,10 +564,9 @@ class Download:
             if pos == lane.start and not self._resting:
                 self._route(lane)
                 return
-        if lane.refused and failure is None and error is None:
-            if self._goes_again(lane):
-                return
-            failure = lane.failure
+        if again is not None and again.again:
+            self._send_again(lane, again)
+            return
         if isinstance(failure, AuthError) and self._may_renew(lane, failure):
             self._renew(failure)
             self._feed(plan.Ended(lane.exchange.slot, pos))
@@ -581,7 +614,9 @@ class Download:
             case Moved(location):
                 answered = lane.exchange.head
                 lane.mirror.source = lane.source.redirected(location, answered.address if answered else "")
-                self._send(lane)
+                lane.parked = not self._tenancy.may_send(lane.mirror.source.host_url)
+                if not lane.parked:
+                    self._send(lane)
             case NotRanged():
                 lane.stop = None
                 self._send(lane)
@@ -654,10 +689,8 @@ class Download:
 
     # ---- refusals of object stores ----
 
-    def _learn(self, lane: Lane) -> tuple[bool, bool]:
-        """Reads a store's refusal; returns whether the request may go again, and whether credentials are
-        needed before. Else the lane has the error, or the verdict that its version is gone.
-        """
+    def _learn(self, lane: Lane) -> Refused:
+        """Reads a store's refusal. The lane has the error then, or the verdict that its version is gone."""
         head = lane.exchange.head
         assert head is not None
         body, lane.refused = lane.exchange.writer.body, False
@@ -666,24 +699,20 @@ class Download:
             lane.verdict = Changed(f"version {lane.version} of it is gone", Identity())
         else:
             lane.failure = refused.error
-        return refused.again, refused.renew
+        return refused
 
-    def _goes_again(self, lane: Lane) -> bool:
-        """Returns whether a request that a store refused is sent again, or will be; its lane is free then."""
-        again, renew = self._learn(lane)
-        if not again:
-            return False
-        error, source = lane.failure, lane.source
-        if renew and isinstance(source, StoreSource) and isinstance(error, StoreError):
+    def _send_again(self, lane: Lane, refused: Refused) -> None:
+        """Sends a request that a store refused once more, or has its run handed out again when it may be."""
+        source = lane.source
+        if refused.renew and isinstance(source, StoreSource):
             self._feed(plan.Pause())
-            self._renew_keys(source.access, error)
+            self._renew_keys(source.access, refused.error)
         if self._resting or self._keys.hold_up:
             self._feed(plan.Ended(lane.exchange.slot, lane.start))
             if self._paused:
                 self._maybe_go_on()
         else:
             self._send(lane)
-        return True
 
     def _renew_keys(self, access: StoreAccess, refused: StoreError | None) -> None:
         self._keys.begin(
@@ -717,12 +746,37 @@ class Download:
 
     def _route(self, lane: Lane) -> None:
         """Sends a lane's request to the mirror whose turn it is; where none may be asked it waits for one."""
-        mirror = self._mirrors.choose(self._lanes.running(len(self._mirrors.all)))
-        lane.parked = mirror is None
-        if mirror is None:
+        if self._mirrors.several:
+            lane.parked = True
+            self._send_parked()
+        else:
+            self._set_off(lane, self._mirrors.lead)
+
+    def _send_parked(self) -> None:
+        """Sends the requests that wait for a mirror, or for room at its host, those for the first bytes
+        first.
+        """
+        if self._mode == "proving" or self._resting:
+            return
+        several, parked = self._mirrors.several, self._lanes.parked
+        if several:
+            self._tenancy.wants(self._lanes.out, self._asked_url)  # who finds no room asks for it anew
+        for number, lane in enumerate(sorted(parked, key=lambda lane: lane.start)):
+            waiting = len(parked) - number
+            running = self._lanes.running(len(self._mirrors.all))
+            mirror = self._mirrors.choose(running, lambda url: self._tenancy.may_send(url, waiting))  # noqa: B023
+            if mirror is None:
+                break
+            if several:
+                self._set_off(lane, mirror)
+            else:
+                self._send(lane)
+        if several and self._lanes.parked:
             self._mirrors.prove()
             self._end_if_hopeless()
-            return
+
+    def _set_off(self, lane: Lane, mirror: Mirror) -> None:
+        """Sends a lane's request to a mirror, if need be once that was held against what is in place."""
         lane.mirror, lane.doubt, lane.suspects = mirror, None, False
         if self._mode in ("probing", "proving") and mirror.foreign and self.in_place():
             lane.parked = True
@@ -808,10 +862,7 @@ class Download:
                     self._leave_rest(lane)
         if self._mode == "ranged" and self._mirrors.unproven and self._lanes.parked:
             self._mirrors.prove()
-        if not self._resting and self._mode != "proving":
-            for lane in self._lanes.parked:
-                if lane.parked:
-                    self._route(lane)
+        self._send_parked()
 
     def _leave_rest(self, lane: Lane) -> None:
         """Ends a request; what it did not bring goes to another mirror."""
@@ -823,8 +874,7 @@ class Download:
         """See `mirrors.Host`."""
         if self._mode not in ("ranged", "probing") or self._resting:
             return
-        for lane in self._lanes.parked:
-            self._route(lane)
+        self._send_parked()
         for index, count in self._mirrors.to_move(self._lanes.running(len(self._mirrors.all))).items():
             leaving = [lane for lane in self._lanes if lane.out and lane.mirror.index == index]
             for lane in leaving[-count:]:
@@ -885,7 +935,7 @@ class Download:
 
     def _start_clocks(self) -> None:
         self._tick = self._engine.call_later(TICK_S, lambda: self.guarded(self._on_tick))
-        self._refill()
+        self._tenancy.begin(self._engine, self._asked_url)
         self._renew_in_time()
 
     def _on_tick(self) -> None:
@@ -907,16 +957,11 @@ class Download:
         self._publish_progress()
         self._tick = self._engine.call_later(TICK_S, lambda: self.guarded(self._on_tick))
 
-    def _refill(self) -> None:
-        """Gives the lanes what the rate allows, and those that wait for it a push."""
-        throttle = self._lanes.throttle
-        if throttle is None or self._mode in ("settling", "over"):
-            return
-        throttle.tokens = self._bucket.refill(throttle.tokens, time.monotonic())
+    def _push(self) -> None:
+        """Has the lanes go on that wait for what the rates allow."""
         for lane in self._lanes:
-            if lane.exchange.writer.waiting and throttle.tokens > 0:
+            if lane.exchange.writer.waiting:
                 self._engine.unpause(lane.exchange)
-        self._engine.call_later(REFILL_S, lambda: self.guarded(self._refill))
 
     def _contiguous(self) -> int:
         ledger = self._keeping.ledger
@@ -934,6 +979,7 @@ class Download:
         if self._paused:
             return "paused"
         held_up = self._renewal.asking or self._keys.hold_up or self._scheduler.last_error is not None
+        held_up = held_up or self._tenancy.held
         resting = self._scheduler.active == 0 and held_up
         resting = resting or (bool(self._lanes.parked) and not self._lanes.out)
         return "waiting" if resting else "running"
@@ -1035,6 +1081,9 @@ class Download:
         self._publish_progress()
         self._retries += self._scheduler.retries
         self._mode = "settling"
+        if self._tenancy.fault is not None and skip is None:
+            self._keeping.notes.append(f"not in step with other processes: {self._tenancy.fault}")
+        self._tenancy.end()
         self._mirrors.stop()
         for timer in (self._tick, self._wake):
             if timer is not None:

@@ -14,6 +14,7 @@ from fastxfer.errors import FastxferError, TooSlowError, TransferTimeoutError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.grid import prefix_bytes
 from fastxfer.plan.ranges import Span
+from fastxfer.plan.rates import UNLIMITED
 from fastxfer.plan.response import Verdict
 from fastxfer.sources.opening import RemoteSource
 from fastxfer.subject import Mirror
@@ -104,8 +105,8 @@ class Lanes:
         self._options = options
         self._lanes: dict[int, Lane] = {}
         self._received = 0
-        self.throttle = Throttle() if options.max_rate is not None else None
-        """What all lanes may take together, when the rate is limited."""
+        self.throttle = Throttle(UNLIMITED)
+        """What all lanes may take together."""
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))

@@ -115,17 +115,24 @@ class Mirrors:
 
     # ---- which one is asked ----
 
-    def choose(self, running: list[int]) -> Mirror | None:
-        """Returns the mirror for one more request, or None when none may be asked now."""
+    def choose(self, running: list[int], has_room: Callable[[str], bool | None]) -> Mirror | None:
+        """Returns the mirror for one more request, or None when none may be asked now. `has_room` says of a
+        URL whether its host may be asked, or None when that will soon be known: it is waited for.
+        """
         now = time.monotonic()
-        if not self.several:
-            return self.lead
-        index = self._shares.pick(running, now) if self._open else self._next_lead(now)
-        return self.all[index] if index is not None else None
+        full: set[int] = set()
+        while True:
+            index = self._shares.pick(running, now, full) if self._open else self._next_lead(now, full)
+            room = has_room(self.all[index].source.host_url) if index is not None else None
+            if index is None or room is None:
+                return None
+            if room:
+                return self.all[index]
+            full.add(index)
 
-    def _next_lead(self, now: float) -> int | None:
+    def _next_lead(self, now: float, full: set[int]) -> int | None:
         standing = [each.index for each in self.all if self._shares.reason(each.index) is None]
-        rested = [index for index in standing if not self._shares.rests(index, now)]
+        rested = [index for index in standing if not self._shares.rests(index, now) and index not in full]
         if self._preferred in rested:
             return self._preferred
         return rested[0] if rested else None

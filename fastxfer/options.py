@@ -81,6 +81,10 @@ def _connections(value: Any) -> int:
     return _whole(value, 1, MAX_CONNECTIONS)
 
 
+def _connections_per_host(value: Any) -> int | None:
+    return None if value is None else _connections(value)
+
+
 def _retries(value: Any) -> int:
     return _whole(value, 0, 1000)
 
@@ -357,6 +361,12 @@ class TransferOptions:
     mirrors: tuple[str, ...] = _option(
         _mirrors, (), "other URLs of the same object, with spaces between", metavar="URLS"
     )
+    connections_per_host: int | None = _option(
+        _connections_per_host,
+        None,
+        "requests at once to a host, of all transfers of the user (default: 32, or those of one transfer)",
+        metavar="N",
+    )
     refresh: Refresh | None = _option(  # noqa: RUF009 - it is a field
         _refresh,
         None,
@@ -468,6 +478,15 @@ class TransferOptions:
         metavar="S",
     )
     max_rate: int | None = _option(_max_rate, None, "bytes a second at the most, such as 5M", metavar="R")
+    max_rate_per_host: int | None = _option(
+        _max_rate,
+        None,
+        "bytes a second from a host at the most, of all transfers of this process",
+        metavar="R",
+    )
+    max_rate_total: int | None = _option(
+        _max_rate, None, "bytes a second at the most, of all transfers of this process", metavar="R"
+    )
     on_change: str = _option(
         _choice("restart", "fail"),
         "restart",
@@ -489,6 +508,11 @@ class TransferOptions:
         metavar="BOOL",
     )
     sink: str = _option(_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
+
+    @property
+    def rates(self) -> tuple[int | None, int | None, int | None]:
+        """The most bytes a second of one transfer, of its host and of the process; None is any."""
+        return self.max_rate, self.max_rate_per_host, self.max_rate_total
 
     @classmethod
     def build(cls, **given: Any) -> TransferOptions:

@@ -38,6 +38,14 @@ from tests.servers.store import Store
 from tests.servers.webfs import Webfs
 
 
+@pytest.fixture(autouse=True)
+def own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Keeps what a test's processes learn of hosts from the other tests: ports are used again."""
+    with tempfile.TemporaryDirectory(prefix="fastxfer-run-") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        yield Path(directory)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The certificate authority of all servers, with their common certificate."""

@@ -26,6 +26,8 @@ ROOM_OF = {
     "fastxfer.download": "drivers",
     "fastxfer.lanes": "drivers",
     "fastxfer.racing": "drivers",
+    "fastxfer.governing": "drivers",
+    "fastxfer.neighbours": "drivers",
     "fastxfer.safekeeping": "drivers",
     "fastxfer.ledgers": "drivers",
     "fastxfer.examining": "drivers",

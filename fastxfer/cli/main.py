@@ -6,6 +6,7 @@ a small fetch does not pay for the others. Commands raise; lines and exit status
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
         code = _failed(FastxferError(f"internal error: {type(error).__name__} in {where}"), given)
     output.let_go()
+    if arguments is None:
+        gc.freeze()  # the process ends: what is left is not looked through once more, which takes 10 ms
     return code
 
 

@@ -1,7 +1,8 @@
 """How many requests may be out, while the path shows what it can carry: a pure state machine.
 
 The first few go out at once and their number doubles every STEP_S, without waiting for an answer, up to
-QUICK: a judgement takes longer than that whole ramp. Over QUICK each doubling waits until the requests that
+QUICK: a judgement takes longer than that whole ramp. LARGE objects, which are not over before it, begin with
+QUICK. Over QUICK each doubling waits until the requests that
 are out have brought bytes for WINDOW_S, and is the last one when it raised the total rate by less than GAIN.
 That *plateau* is left again when the total rate falls, which is how a first burst ends, and from time
 to time for a try, which is taken back if it does not help.
@@ -12,6 +13,7 @@ from __future__ import annotations
 FIRST = 4
 QUICK = 16
 STEP_S = 0.01
+LARGE = QUICK * 4 * 1024**2
 WINDOW_S = 0.2
 # The requests of a new level that have brought nothing after so long are not waited for.
 SETTLE_S = 2.0
@@ -36,11 +38,16 @@ class Growth:
         self._tried_from: int | None = None  # the plateau's level, while another one is tried
         self._again_s = AGAIN_S
 
-    def begin(self, now: float) -> None:
-        """Starts at the first level."""
-        self.level = min(FIRST, self._ceiling)
+    def begin(self, now: float, missing: int) -> None:
+        """Starts at the first level for so many missing bytes."""
+        self.level = min(QUICK if missing >= LARGE else FIRST, self._ceiling)
         self._grown_at, self._before = now, 0.0
         self._window = self._plateau = None
+
+    @property
+    def soon(self) -> int:
+        """The level that it has in a moment, without measuring."""
+        return max(self.level, min(QUICK, self._ceiling))
 
     def next_wake(self) -> float | None:
         """Returns when the level rises without being asked, or None when only measuring raises it."""

@@ -9,7 +9,7 @@ have on average.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastxfer.plan.ranges import Span, length
@@ -136,9 +136,15 @@ class Shares:
             if each.admitted and each.banned is None and each.rest_until <= now
         ]
 
-    def pick(self, running: Sequence[int], now: float) -> int | None:
-        """Returns the one that a free request goes to, or None when all rest, are banned or have enough."""
-        usable = [index for index in self.usable(now) if running[index] < self._cap(index, now)]
+    def pick(self, running: Sequence[int], now: float, without: Collection[int] = ()) -> int | None:
+        """Returns the one that a free request goes to, or None when all rest, are banned or have enough, or
+        are among those to do `without`.
+        """
+        usable = [
+            index
+            for index in self.usable(now)
+            if running[index] < self._cap(index, now) and index not in without
+        ]
         if not usable:
             return None
         targets = self.targets(usable)

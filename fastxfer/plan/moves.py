@@ -69,9 +69,12 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """At most so many requests may be out. Those that are out over it go on, and no new one begins."""
+    """At most so many requests may be out. Those that are out over it go on, and no new one begins. `share`:
+    how many may be out in the end, where that is more.
+    """
 
     requests: int
+    share: int = 0
 
 
 Event = Begin | Opened | Single | Ended | Tick | Pause | Resume | Room

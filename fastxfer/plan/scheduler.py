@@ -17,8 +17,7 @@ No run outlasts the others for long (tail.py has the arithmetic, docs/scheduler.
   is kept aside. Done first, or further when the raced run breaks, it is *adopted*: the run is the racer's
   from the byte that the other one reached. Behind it is aborted.
 
-How many requests are out at all: growth.py, lowered by overload (`_limit`) and by whoever else shares the
-host (`Room`).
+How many requests are out at all: growth.py, and no more than there is `Room` for beside other transfers.
 
 A run ends where it was asked to end, or earlier. What it did not fetch goes back to the gaps from the very
 byte it reached; the driver keeps the checksum of a chunk's first part under that offset, so a run may begin
@@ -35,7 +34,6 @@ from dataclasses import dataclass, field
 from fastxfer.errors import (
     BadResponseError,
     FastxferError,
-    NetworkError,
     OverloadedError,
     Retry,
     TooSlowError,
@@ -69,8 +67,6 @@ PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
 RUN_SECONDS = 8.0
-RECOVERY_S = 5.0
-HALVING_S = 1.0
 # A run's rate follows what it does in about this time; before so much of it has passed, what is known of
 # its slot counts.
 RATE_S = 1.0
@@ -176,19 +172,18 @@ class Scheduler:
         self._mode = "new"
         self._paused = False
         self._over = False
-        self._limit = connections
-        self._limited_at = 0.0
-        self._least = 1
-        self._halved_at = -math.inf
         self._moved_at = 0.0
         self._growth = Growth(connections)
-        self._room = connections
+        self._now = -math.inf
+        self._denied = False  # one more request would help, had it room
         self._moved = 0  # bytes of the runs that ended
         self._answer_s = 0.0  # how long an answer usually takes to begin
         self._nearest_s = math.inf  # and the least that it took
         self._multiplexed = False
         self._may_race = races
         self._waste_limit = WASTE_BYTES
+        self._room = connections  # how many requests may be out beside those of other transfers
+        self._share = connections  # how many may be in the end, as far as is known: runs are cut for so many
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
         self.last_error: FastxferError | None = None
@@ -218,19 +213,28 @@ class Scheduler:
         run = self._runs[slot]
         return run.start, run.stop
 
+    def bound(self, room: Room) -> None:
+        """Takes a `Room` for what holds from now on; nothing follows before the next event."""
+        self._room = max(0, room.requests)
+        self._share = max(self._room, room.share)
+
+    def wanted(self) -> int:
+        """Returns how many requests would be out, now or in a moment, if there were room for any number."""
+        if self._paused or self._over:
+            return self.active
+        if not self._gaps:
+            return self.active + self._denied
+        soon = self._growth.soon if self._mode == "ranged" else 1
+        return max(self.active, min(soon, self.active + self._rested()))
+
     def next_wake(self) -> float | None:
         """Returns when a resting slot may go on, or more of them, or None when none rests that has work."""
-        if self._paused or self._over or not self._gaps or self.active >= self._room:
+        if self._paused or self._over or not self._gaps:
             return None
-        if self.active >= self._most():
-            if self._mode != "ranged":
-                return None
-            grows = self._growth.next_wake() if self.active >= self._growth.level else None
-            recovers = None
-            if self._limit < self._connections and self.active >= self._limit:
-                recovers = self._limited_at + RECOVERY_S
-            return max((at for at in (grows, recovers) if at is not None), default=None)
-        return min(slot.rest_until for _, slot in self._idle())
+        if self._mode == "ranged" and self.active + self._rested() >= self._level():
+            return self._growth.next_wake()
+        rests = [slot.rest_until for _, slot in self._idle() if slot.rest_until > self._now]
+        return min(rests, default=None)
 
     # ---- the machine ----
 
@@ -241,6 +245,7 @@ class Scheduler:
         `reached` says for slots whose answers bring bytes up to where these are in place (at hand, of a
         racer); without it no run is measured, shrunk or raced.
         """
+        self._now = now
         if self._over:
             if isinstance(event, Ended):
                 self._runs.pop(event.slot, None)
@@ -268,7 +273,7 @@ class Scheduler:
                 for slot in self._slots:
                     slot.rest_until, slot.failures, slot.strikes = 0.0, 0, 0
             case Room():
-                self._room = max(0, event.requests)
+                self.bound(event)
         if self._over:
             return commands
         if self._mode == "ranged" and not self._paused:
@@ -294,8 +299,8 @@ class Scheduler:
         self._chunk = event.chunk_size
         self._multiplexed = event.multiplexed
         self._waited(event.waited_s)
-        self._growth.begin(now)
         self._gaps = list(event.missing)
+        self._growth.begin(now, sum(stop - start for start, stop in self._gaps))
         end = max((stop for _, stop in event.missing), default=0)
         self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE) if self._may_race else 0
         for run in self._runs.values():
@@ -359,8 +364,6 @@ class Scheduler:
             error = BadResponseError("the server's answer ended before a byte of use came")
         if error is None:
             return []
-        if isinstance(error, TooSlowError) or (isinstance(error, NetworkError) and not moved):
-            self._fewer(now)
         return self._failed(slot, error, event.jitter, now)
 
     def _progressed(self, slot: _Slot, now: float) -> None:
@@ -378,17 +381,6 @@ class Scheduler:
         elif run.owed is not None and event.pos < run.owed:
             self._gaps = ranges.add(self._gaps, (event.pos, run.owed))
 
-    def _fewer(self, now: float) -> None:
-        """Asks over fewer connections at once: as many as go on undisturbed, but half as many as a moment
-        ago at the least.
-        """
-        if now - self._halved_at >= HALVING_S:
-            self._least = max(1, self._limit // 2)
-            self._halved_at = now
-        if self._runs:
-            self._limit = min(self._limit, max(self._least, len(self._runs)))
-            self._limited_at = now
-
     def _failed(self, slot: _Slot, error: FastxferError, jitter: float, now: float) -> list[Command]:
         if error.retry is not Retry.SAME_SOURCE:
             return self._give_up(error)
@@ -405,8 +397,6 @@ class Scheduler:
         wait_s = backoff_s(slot.failures, jitter)
         if isinstance(error, OverloadedError):
             wait_s = max(wait_s, error.retry_after_s or 0.0)
-            self._limit = max(1, len(self._runs))
-            self._limited_at = now
         slot.rest_until = now + wait_s
 
     def _give_up(self, error: FastxferError) -> list[Command]:
@@ -473,7 +463,7 @@ class Scheduler:
         self._growth.step(
             now,
             self._moved + sum(run.pos - run.start for run in self._runs.values()),
-            full=bool(self._gaps),
+            full=bool(self._gaps) and self._room >= self._growth.level,
             flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
         )
 
@@ -537,8 +527,10 @@ class Scheduler:
             found.append(tail.Piece(slot, run.pos, run.stop, rate))
         return sorted(found, key=lambda piece: -piece.seconds)
 
-    def _help(self, index: int, pieces: list[tail.Piece], now: float) -> list[Command]:
-        """Gives a slot that finds no gap the end of another's run, or a race."""
+    def _help(self, index: int, pieces: list[tail.Piece], now: float) -> tuple[int, _Run | _Race] | None:
+        """Returns what a slot that finds no gap is best given, the end of another's run or a race, and whose
+        run that is.
+        """
         rate = self._slots[index].rate or self._usual_rate()
         for piece in pieces:
             if piece.seconds <= tail.LEAST_GAIN_S:
@@ -549,11 +541,10 @@ class Scheduler:
                 continue
             at = tail.share(piece, rate, self._answer_s, self._cost_s(), self._chunk, MIN_RUN_BYTES)
             if at is not None:
-                self._runs[index] = _Run(at, piece.stop, piece.stop, now)
-                return [self._shrink(piece.slot, at), Fetch(index, at, piece.stop)]
-        return self._begin_race(index, rate, pieces, now)
+                return piece.slot, _Run(at, piece.stop, piece.stop, now)
+        return self._worth_a_race(rate, pieces, now)
 
-    def _begin_race(self, index: int, rate: float, pieces: list[tail.Piece], now: float) -> list[Command]:
+    def _worth_a_race(self, rate: float, pieces: list[tail.Piece], now: float) -> tuple[int, _Race] | None:
         raced = {race.of for race in self._races.values()}
         stake = sum(race.stop - race.start for race in self._races.values())
         for piece in pieces:
@@ -565,22 +556,19 @@ class Scheduler:
                 stop = boundary if boundary > piece.pos else end
             affordable = self.wasted + stake + stop - piece.pos <= self._waste_limit
             if piece.slot not in raced and affordable and tail.races(piece, rate, self._answer_s):
-                self._races[index] = _Race(piece.slot, piece.pos, stop, piece.pos, now)
-                return [Race(index, piece.pos, stop)]
-        return []
+                return piece.slot, _Race(piece.slot, piece.pos, stop, piece.pos, now)
+        return None
 
     # ---- new runs ----
 
     def _dispatch(self, now: float, *, helps: bool) -> list[Command]:
         """Gives the idle slots runs from the gaps and, if it `helps`, parts of what others do."""
+        self._denied = False
         if self._mode == "new" or self._paused:
             return []
         if not self._gaps and not self._runs and self._mode != "probing":
             self._over = True
             return [Complete()]
-        if self._limit < self._connections and now >= self._limited_at + RECOVERY_S:
-            self._limit += 1
-            self._limited_at = now
         idle = [index for index, slot in self._idle() if slot.rest_until <= now]
         commands: list[Command] = []
         while idle and self._gaps and self.active < self._most():
@@ -595,19 +583,38 @@ class Scheduler:
         commands: list[Command] = []
         pieces = self._pieces(now) if idle and self._mode == "ranged" else []
         for index in sorted(idle, key=lambda index: -self._slots[index].rate):
-            if not pieces or self.active >= self._most():
+            if not pieces or self.active >= self._level():
                 break
-            helping = self._help(index, pieces, now)
-            if helping:
-                commands += helping
-                pieces = self._pieces(now)
+            found = self._help(index, pieces, now)
+            if found is None:
+                continue
+            if self.active >= self._room:
+                self._denied = True
+                break
+            commands += self._take_part(index, *found)
+            pieces = self._pieces(now)
         return commands
+
+    def _take_part(self, index: int, of: int, part: _Run | _Race) -> list[Command]:
+        """Gives a slot a part of what another one does."""
+        assert part.stop is not None
+        if isinstance(part, _Race):
+            self._races[index] = part
+            return [Race(index, part.start, part.stop)]
+        self._runs[index] = part
+        return [self._shrink(of, part.start), Fetch(index, part.start, part.stop)]
+
+    def _level(self) -> int:
+        """Returns how many requests may be out now, if there were room for any number."""
+        return self._growth.level if self._mode == "ranged" else 1
 
     def _most(self) -> int:
         """Returns how many requests may be out now."""
-        return (
-            min(self._room, self._limit, self._growth.level) if self._mode == "ranged" else min(self._room, 1)
-        )
+        return min(self._level(), self._room)
+
+    def _rested(self) -> int:
+        """Returns how many idle slots do not rest."""
+        return sum(slot.rest_until <= self._now for _, slot in self._idle())
 
     def _idle(self) -> list[tuple[int, _Slot]]:
         """Returns the slots without a run that may get one.
@@ -642,7 +649,7 @@ class Scheduler:
         Where an answer takes long to begin it is the whole share, and no answer is waited for in vain.
         """
         left = ranges.length(self._gaps)
-        lanes = max(1, min(self._connections, self._limit, self._room))
+        lanes = max(1, min(self._connections, self._share))
         far = FAR_S <= self._nearest_s < math.inf
         if not slot.rate:
             if far:

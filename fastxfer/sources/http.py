@@ -130,6 +130,11 @@ class HttpSource:
         return replace(other, options=options, client_cert=False)
 
     @property
+    def host_url(self) -> str:
+        """A URL of the host that is asked, for who counts what a host bears."""
+        return self.url
+
+    @property
     def display(self) -> str:
         """The URL without secrets."""
         return safe_url(self.url)

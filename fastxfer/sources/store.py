@@ -54,6 +54,13 @@ class StoreSource:
         return self.access.address.url
 
     @property
+    def host_url(self) -> str:
+        """The endpoint that is asked now: it bears what is asked of all of its buckets, whatever their
+        hosts are called.
+        """
+        return str(self.access.store.endpoint)
+
+    @property
     def display(self) -> str:
         """What it is called: s3://bucket/key."""
         return str(self.access.location)

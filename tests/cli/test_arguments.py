@@ -37,6 +37,9 @@ def test_every_keyword_is_a_variable() -> None:
     samples = {
         "chunk_size": "1M",
         "max_rate": "1M",
+        "max_rate_per_host": "1M",
+        "max_rate_total": "1M",
+        "connections_per_host": "64",
         "checksum": f"md5:{DIGEST}",
         "headers": "A: b",
         "auth": "u:p",

@@ -25,14 +25,12 @@ from fastxfer.errors import (
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
-from fastxfer.plan.growth import STEP_S
+from fastxfer.plan.growth import LARGE, STEP_S
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
     FAILURES_AMONG_OTHERS,
     FIRST_RUN_BYTES,
-    HALVING_S,
     PROBE_BYTES,
-    RECOVERY_S,
     RUN_SECONDS,
     WASTE_BYTES,
     WASTE_SHARE,
@@ -541,82 +539,7 @@ def test_retry_after_is_obeyed_by_the_slot_that_was_told() -> None:
     assert 1 in plan.runs
 
 
-def test_the_concurrency_falls_at_an_overload_and_recovers_one_by_one() -> None:
-    plan = opened(4000, 8)
-    assert len(plan.runs) == 8
-    for slot in (7, 6, 5):
-        plan.end(slot, plan.runs[slot].start, overloaded())
-    assert len(plan.runs) == 5
-    seen = []
-    for _ in range(5):
-        plan.handle(Tick(), plan.now + RECOVERY_S)
-        seen.append(len(plan.runs))
-    assert seen == [6, 7, 8, 8, 8]
-
-
-def test_it_wakes_up_for_the_recovery() -> None:
-    plan = opened(4000, 4)
-    plan.end(3, plan.runs[3].start, overloaded())
-    assert plan.scheduler.next_wake() == RECOVERY_S
-
-
-def test_overload_on_every_slot_leaves_one() -> None:
-    plan = opened(4000, 4)
-    for slot in range(4):
-        plan.end(slot, plan.runs[slot].start, overloaded())
-    assert plan.runs == {}
-    wake = plan.scheduler.next_wake()
-    assert wake is not None
-    plan.handle(Tick(), wake)
-    assert len(plan.runs) == 1
-
-
 # ---- connections that are refused, answers that trickle ----
-
-
-def refuse(plan: Watched, most: int) -> int:
-    """Refuses all connections but the first few, until no more are tried than that; returns how many."""
-    for slot in [slot for slot in plan.runs if slot >= most]:
-        plan.end(slot, plan.runs[slot].start, RESET)
-    plan.handle(Tick(), plan.now + HALVING_S + 1.0)
-    return len(plan.runs)
-
-
-def test_connections_that_are_refused_halve_the_concurrency_until_none_is() -> None:
-    plan = opened(40000, 16)
-    assert [refuse(plan, 4) for _ in range(4)] == [8, 4, 4, 5]
-
-
-def test_after_a_refusal_the_concurrency_recovers_one_by_one() -> None:
-    plan = opened(4000, 8)
-    refuse(plan, 4)
-    seen = []
-    for _ in range(5):
-        plan.handle(Tick(), plan.now + RECOVERY_S)
-        seen.append(len(plan.runs))
-    assert seen == [5, 6, 7, 8, 8]
-
-
-def test_one_connection_that_breaks_costs_one() -> None:
-    plan = opened(4000, 16)
-    plan.end(3, plan.runs[3].start, RESET)
-    plan.handle(Tick(), 1.0)
-    assert len(plan.runs) == 15
-
-
-def test_a_connection_that_breaks_after_bytes_does_not_lower_the_concurrency() -> None:
-    plan = opened(4000, 8)
-    plan.end(3, plan.runs[3].start + 1000, RESET)
-    plan.handle(Tick(), 1.0)
-    assert len(plan.runs) == 8
-
-
-def test_a_network_that_is_gone_for_all_comes_back_for_half_of_them_at_once() -> None:
-    plan = opened(4000, 16, retries=50)
-    for slot in range(16):
-        plan.end(slot, plan.runs[slot].start, RESET)
-    plan.handle(Tick(), 1.0)
-    assert len(plan.runs) == 8
 
 
 def test_bytes_that_move_elsewhere_shorten_the_rests_of_a_failing_slot() -> None:
@@ -643,7 +566,7 @@ def test_a_trickle_is_no_progress_and_is_given_up_with_what_it_brought() -> None
     assert plan.done == [(0, 400)]
 
 
-def test_trickles_beside_a_good_answer_halve_the_concurrency_and_go_on() -> None:
+def test_trickles_beside_a_good_answer_are_tried_again() -> None:
     plan = opened(4000, 8, retries=2)
     for _ in range(10):
         for slot in [slot for slot in plan.runs if slot]:
@@ -651,7 +574,84 @@ def test_trickles_beside_a_good_answer_halve_the_concurrency_and_go_on() -> None
         plan.end(0)
         plan.handle(Tick(), plan.now + 2.0)
     assert plan.over is None
-    assert len(plan.runs) < 8
+
+
+# ---- room beside other transfers ----
+
+
+def test_no_more_is_asked_for_than_there_is_room() -> None:
+    plan = watched(200, 8)
+    plan.handle(Begin())
+    plan.handle(Room(3))
+    plan.handle(Opened([(0, plan.size)], plan.chunk))
+    assert len(plan.runs) == 3 and plan.scheduler.wanted() == 8
+    plan.handle(Room(5))
+    assert len(plan.runs) == 4, "the first level"
+    assert plan.scheduler.next_wake() == plan.now + STEP_S
+    plan.handle(Tick(), plan.now + STEP_S)
+    assert len(plan.runs) == 5
+    assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (8, None)
+
+
+@pytest.mark.parametrize(("missing", "at_once"), [(LARGE - 1, 4), (LARGE, 16)])
+def test_a_large_object_is_asked_for_over_many_connections_at_once(missing: int, at_once: int) -> None:
+    plan = watched(1000, 32)
+    plan.handle(Begin())
+    plan.handle(Opened([(0, missing)], plan.chunk))
+    assert len(plan.runs) == at_once
+
+
+def test_shares_are_of_the_room_where_it_is_less_than_the_connections() -> None:
+    lengths = []
+    for room in (2, 8):
+        plan = watched(64, 8)
+        plan.handle(Begin())
+        plan.handle(Room(room))
+        plan.handle(Opened([(0, plan.size)], plan.chunk))
+        out = plan.runs[1]
+        assert out.stop is not None
+        lengths.append(out.stop - out.start)
+    assert lengths[0] >= 3 * lengths[1]
+
+
+def test_runs_are_cut_for_the_requests_that_there_will_be_and_not_for_the_first_alone() -> None:
+    plans = [watched(64, 8), watched(64, 8)]
+    for plan, room in zip(plans, (Room(2, share=8), Room(8)), strict=True):
+        plan.handle(Begin())
+        plan.handle(room)
+        plan.handle(Opened([(0, plan.size)], plan.chunk))
+    assert plans[0].runs[1] == plans[1].runs[1]
+
+
+def test_what_is_out_goes_on_when_there_is_less_room_and_nothing_new_begins() -> None:
+    plan = opened(4000, 8)
+    assert plan.handle(Room(2)) == []
+    for left in (7, 6, 5, 4, 3, 2):
+        plan.end(next(iter(plan.runs)))
+        assert len(plan.runs) == left
+    plan.end(next(iter(plan.runs)))
+    assert len(plan.runs) == 2
+
+
+def test_a_probe_waits_for_room() -> None:
+    plan = watched(16)
+    plan.handle(Room(0))
+    assert plan.handle(Begin()) == []
+    assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (1, None)
+    assert plan.handle(Room(1)) == [Fetch(0, 0, PROBE_BYTES)]
+
+
+def test_a_slot_that_rests_wants_nothing_until_then() -> None:
+    plan = opened(4000, 2)
+    plan.handle(Room(1))
+    plan.end(1, plan.runs[1].start, RESET)
+    assert plan.scheduler.wanted() == 1
+    wake = plan.scheduler.next_wake()
+    assert wake is not None
+    assert plan.handle(Tick(), wake) == []
+    assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (2, None)
+    plan.handle(Room(2))
+    assert len(plan.runs) == 2
 
 
 # ---- pause ----

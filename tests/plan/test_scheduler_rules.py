@@ -6,10 +6,8 @@ import pytest
 
 from fastxfer.plan.retry import backoff_s
 from fastxfer.plan.scheduler import (
-    HALVING_S,
     MIN_RUN_BYTES,
     PROBE_BYTES,
-    RECOVERY_S,
     RUN_SECONDS,
     Begin,
     Complete,
@@ -23,7 +21,7 @@ from fastxfer.plan.scheduler import (
     Single,
     Tick,
 )
-from tests.plan.test_scheduler import CHUNK, GIB, GONE, MIB, RESET, opened, overloaded
+from tests.plan.test_scheduler import CHUNK, GIB, GONE, MIB, RESET, overloaded
 
 
 def begun(connections: int = 1, *, retries: int = 5, wait_s: float = 0.0) -> Scheduler:
@@ -128,31 +126,3 @@ def test_an_overload_without_a_time_means_the_usual_rest(retry_after_s: float | 
     scheduler = begun()
     scheduler.handle(Ended(0, 0, overloaded(retry_after_s)), 1.0)
     assert scheduler.next_wake() == 1.0 + backoff_s(1, 0.5)
-
-
-def test_two_of_three_refused_leave_one_until_the_recovery() -> None:
-    plan = opened(4000, 3)
-    for slot in (1, 2):
-        plan.end(slot, plan.runs[slot].start, RESET)
-    for after_s, out in ((RECOVERY_S - 0.1, 1), (RECOVERY_S, 2)):
-        plan.handle(Tick(), after_s)
-        assert len(plan.runs) == out
-
-
-def test_a_quiet_time_does_not_lift_the_limit_over_the_connections() -> None:
-    plan = opened(40_000, 8)
-    for _ in range(30):
-        plan.handle(Tick(), plan.now + RECOVERY_S)
-    for slot in range(1, 8):
-        plan.end(slot, plan.runs[slot].start, RESET)
-    plan.handle(Tick(), plan.now + 2.0)
-    assert len(plan.runs) == 4, "half as many"
-
-
-def test_the_concurrency_is_halved_once_in_a_moment_and_again_after_it() -> None:
-    plan = opened(40_000, 8)
-    for out in (4, 2):
-        for slot in sorted(plan.runs)[1:]:
-            plan.end(slot, plan.runs[slot].start, RESET)
-        plan.handle(Tick(), plan.now + HALVING_S)
-        assert len(plan.runs) == out

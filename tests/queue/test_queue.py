@@ -72,6 +72,7 @@ def test_an_item_keeps_what_was_given(queue: Queue, tmp_path: Path, monkeypatch:
 
 SAMPLES: dict[str, Any] = {
     "connections": 3,
+    "connections_per_host": 5,
     "refresh": "echo x",
     "checksum": {"md5": "0" * 32, "sha-256": "0" * 64},
     "chunk_size": "1M",
@@ -85,6 +86,8 @@ SAMPLES: dict[str, Any] = {
     "ca_bundle": "ca.pem",
     "http_version": "2",
     "max_rate": "5M",
+    "max_rate_per_host": "6M",
+    "max_rate_total": "7M",
     "on_change": "fail",
     "durability": "none",
     "sink": "pwrite",

@@ -13,6 +13,7 @@ plain text ("prior knowledge"). Prefixes of the path choose how the same object 
 | /auth | basic authentication, user `user`, password `pass` |
 | /redirect | a 302 to the same path without the prefix |
 | /status/NNN | error NNN with nginx's own page; 429 and 503 carry Retry-After: 1 |
+| /few, /few64k, /fewRATE | at most 4 requests at once (at RATE if given), else nginx's own 429 |
 | /busy, /busy64k, /busyRATE | at most 4 requests at once (at RATE if given), else 503 with Retry-After: 1 |
 
 A client that takes gzip gets .txt and .html files in it, and then without ranges.
@@ -108,6 +109,10 @@ location /noranges/ { alias ROOT/; max_ranges 0; }
         }
         location /auth/ { alias ROOT/; auth_basic objects; auth_basic_user_file users; }
         location /redirect/ { return 302 $beyond_redirect; }
+        location /few/ { alias ROOT/; limit_conn busy 4; limit_conn_status 429; }
+        location ~ ^/few(?<rate>[0-9]+[km]?)/(?<rest>.*)$ {
+            alias ROOT/$rest; limit_rate $rate; limit_conn busy 4; limit_conn_status 429;
+        }
         location /busy/ { alias ROOT/; limit_conn busy 4; error_page 503 @busy; }
         location ~ ^/busy(?<rate>[0-9]+[km]?)/(?<rest>.*)$ {
             alias ROOT/$rest; limit_rate $rate; limit_conn busy 4; error_page 503 @busy;
