@@ -152,6 +152,34 @@ def test_a_store_that_is_overloaded_is_asked_later(store: Store, tmp_path: Path)
     assert (tmp_path / "o").read_bytes() == DATA
 
 
+def test_a_store_that_wants_to_be_left_alone_is_so_by_all_who_ask_it(rgw: Rgw, tmp_path: Path) -> None:
+    stores = [rgw.store().make_bucket() for _ in range(2)]
+    for each in stores:
+        each.put("o", DATA)
+    asked: list[tuple[float, str]] = []
+    told: list[float] = []
+    lock = threading.Lock()
+
+    def harm(call: Call, number: int) -> Harm | None:
+        with lock:
+            asked.append((time.monotonic(), call.bucket))
+            if len(asked) < 6 or told:
+                return None
+            told.append(time.monotonic())
+            return Harm(status=503, body=SLOW_DOWN, fields={"Retry-After": "3"})
+
+    with Proxy(stores[0], harm) as proxy:
+        options = {**known(proxy.store), "connections": 2, "chunk_size": "64K"}
+        transfers = [
+            fastxfer.start(url(each, "o"), tmp_path / str(n), **options) for n, each in enumerate(stores)
+        ]
+        for transfer in transfers:
+            transfer.wait(60)
+    assert all((tmp_path / str(n)).read_bytes() == DATA for n in range(2))
+    assert {bucket for at, bucket in asked if at > told[0]} == {each.bucket for each in stores}
+    assert [bucket for at, bucket in asked if told[0] + 0.5 < at < told[0] + 2.9] == []
+
+
 @pytest.mark.parametrize("hours", [-5, 3])
 def test_a_wrong_clock_costs_one_request(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
