@@ -71,6 +71,7 @@ from fastxfer.storage.disk import DiskThread
 from fastxfer.storage.part_file import Partials, Source
 from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.subject import Mirror, Subject
+from fastxfer.vouching import Told, Vouching
 
 TICK_S = 0.1
 SAVE_TICK_S = 0.25
@@ -135,6 +136,8 @@ class Download:
         self._lock = threading.Lock()
         self._renewal = Renewal(options.refresh, self.original.url)
         self._keys = Keys()
+        self._vouching = Vouching(self._engine, options)
+        self._vouched_for = not options.checksum and not pieces  # nothing better says what the bytes are
         self._locked_out: dict[int, CredentialsError] = {}  # mirrors without credentials, by their index
         self._front = 0
         self._meter = RateMeter()
@@ -234,7 +237,7 @@ class Download:
             transferred=self._lanes.transferred,
             resumed=self._resumed,
             elapsed=time.monotonic() - self._began_at,
-            requests=self._requests + self._mirrors.requests,
+            requests=self._requests + self._mirrors.requests + self._vouching.requests,
             retries=self._retries,
             restarts=self._keeping.restarts,
             sources=dict(self._sources),
@@ -464,18 +467,23 @@ class Download:
     def _open(self, lane: Lane, verdict: Partial | Whole) -> None:
         identity = verdict.identity
         self._keeping.comes_from(Source.of(lane.mirror.original.url, lane.mirror.display))
+        if self._vouched_for and lane.exchange.head is not None:
+            self._vouching.heard(lane.source, lane.exchange.head, verdict)
+        told = self._vouching.told
         if isinstance(verdict, Whole) and self._keeping.left is not None:
             self._keeping.drop_left("the server does not send ranges any more")
             self._subject.left = None
             self._resumed = 0
-        self._on_disk(lambda: self._open_storage(identity), lambda how: self._opened(lane, verdict, how))
+        self._on_disk(
+            lambda: self._open_storage(identity, told), lambda how: self._opened(lane, verdict, how)
+        )
 
-    def _open_storage(self, identity: Identity) -> bool | Exception:
+    def _open_storage(self, identity: Identity, told: Told | None = None) -> bool | Exception:
         """Disk. Returns what `make_ready` does, or its error: the engine's side must leave "opening"
         first.
         """
         try:
-            return self._keeping.make_ready(identity)
+            return self._keeping.make_ready(identity, told)
         except Exception as error:  # noqa: BLE001 - handed on
             return error
 
@@ -677,6 +685,7 @@ class Download:
             self._mirrors.forget()
             self._retries += self._scheduler.retries
             self._resumed, self._front = 0, 0
+            self._vouching.forget()
             self._keeping.start_over()
             self._scheduler = self._new_scheduler()
             self._mode = "probing"
@@ -1104,15 +1113,20 @@ class Download:
             identity = self._subject.identity or Identity()
             resumed = self._resumed > 0 or self._subject.etags_differ
             mend = self._mirrors.can_mend(identity.size or 0)
-            lead = self._mirrors.lead.display
-            self._on_disk(
-                lambda: self._keeping.complete(identity, resumed=resumed, url=lead, mend=mend),
-                self._completed,
+            lead, vouching = self._mirrors.lead.display, self._vouching
+            vouching.when_known(
+                lambda: self._on_disk(
+                    lambda: self._keeping.complete(
+                        identity, resumed=resumed, url=lead, mend=mend, told=vouching.told
+                    ),
+                    self._completed,
+                )
             )
 
     def _settle_failed(self, error: FastxferError) -> None:
         """Something failed while settling: what is on disk stays as it is."""
         failure = self._ending or error
+        self._vouching.forget()
         if self._disk is not None:
             finish = lambda *_: self._on_engine(lambda: self._finished(None, failure))  # noqa: E731
             self._disk.submit(self._keeping.close, finish)
@@ -1154,6 +1168,7 @@ class Download:
 
     def _finished(self, result: FetchResult | None, error: FastxferError | None) -> None:
         self._mode = "over"
+        self._vouching.forget()
         self.result, self.error = result, error
         if result is not None:
             state = "done"

@@ -8,6 +8,8 @@ from typing import Any
 from fastxfer.plan.ranges import Span, length
 from fastxfer.units import format_duration, format_size
 
+_VERIFIED = {"checksum": "checksum verified", "server": "the store's checksum verified"}
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
@@ -40,12 +42,13 @@ class RemoteObject:
 class FetchResult:
     """A finished fetch. Sizes in bytes, `elapsed` in seconds.
 
-    `verified` says against what the bytes were held: "checksum" (one that the caller gave), "none" (there
-    was nothing to verify against). `skipped` is True when the target was the object already. `transferred`
-    counts body bytes of this run, what races have fetched in vain too, `resumed` the bytes that were in place
-    before it. `requests` and `retries` count requests; `restarts` how often progress was dropped because it
-    could not be of the object as it is now. `sources` maps each URL (without secrets) to the bytes it gave.
-    `checksums` holds what was computed, by name, in lower-case hex.
+    `verified` says against what the bytes were held: "checksum" (one that the caller gave), "server" (one
+    that the object store keeps), "none" (there was nothing to verify against). `skipped` is True when the
+    target was the object already. `transferred` counts body bytes of this run, what races have fetched in
+    vain too, `resumed` the bytes that were in place before it. `requests` and `retries` count requests;
+    `restarts` how often progress was dropped because it could not be of the object as it is now. `sources`
+    maps each URL (without secrets) to the bytes it gave. `checksums` holds what was computed, by name, in
+    lower-case hex.
     """
 
     path: str
@@ -78,7 +81,7 @@ class FetchResult:
             parts.append(f"{format_size(self.transferred / self.elapsed)}/s")
         if self.resumed:
             parts.append(f"{format_size(self.resumed)} were there before")
-        parts.append("checksum verified" if self.verified == "checksum" else "nothing to verify against")
+        parts.append(_VERIFIED.get(self.verified, "nothing to verify against"))
         return ", ".join(parts)
 
 

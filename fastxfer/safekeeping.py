@@ -178,9 +178,9 @@ class Safekeeping:
         self.restarts += 1
         self.left = None
 
-    def make_ready(self, identity: Identity) -> bool:
+    def make_ready(self, identity: Identity, told: dict[str, str] | None = None) -> bool:
         """Gives an object of this identity its place on disk; returns False when the target is the object
-        already.
+        already. `told` are those checksums of the whole that are known already: they are reckoned on the way.
 
         Raises DiskFullError and StorageError.
         """
@@ -211,7 +211,7 @@ class Safekeeping:
             self.partials = {}
         self._saved_chunks = part.ledger.done if part.ledger is not None else 0
         self._saved_at = self._synced_at = time.monotonic()
-        follow = [name for name, _ in options.checksum if name != "crc64nvme"]
+        follow = [name for name in (*dict(options.checksum), *(told or ())) if name != "crc64nvme"]
         if follow and self._follower is None:
             self._follower = Follower(part.fd, follow)
         return True
@@ -425,16 +425,25 @@ class Safekeeping:
         done = ledger.done_bytes + prefix_bytes(begun, stored.chunk_size)
         return f"{format_size(done)} of {format_size(size)} in {self.target.part}" if done else None
 
-    def complete(self, identity: Identity, *, resumed: bool, url: str, mend: bool = False) -> Found | Wrong:
+    def complete(
+        self,
+        identity: Identity,
+        *,
+        resumed: bool,
+        url: str,
+        mend: bool = False,
+        told: dict[str, str] | None = None,
+    ) -> Found | Wrong:
         """Checks the whole object and makes it the target; returns what is wrong when what was resumed may be
-        the cause, or when there is another way to put it together (`mend`).
+        the cause, or when there is another way to put it together (`mend`). `told` are the checksums that the
+        server says.
 
         Raises ChecksumError, TargetExistsError and StorageError; the part file and its checkpoint stay then.
         """
         part, options = self._open_part(), self.options
         size = part.ledger.size if part.ledger is not None else self.stream[0]
         identity = replace(identity, size=size)
-        wanted = self._wanted(part)
+        wanted = self._wanted(part, told or {})
         checksums = self._digests(part, size, wanted)
         wrong = [name for name, expected in wanted.items() if checksums[name] != expected]
         pieces = self._description.piece_spans(size) if wrong or not wanted else []
@@ -471,7 +480,8 @@ class Safekeeping:
             ledger=ledgers.of_finished(part, identity, options, stream=self.stream, crc64=crc64),
         )
         self.close()
-        return Found(identity, checksums, "checksum" if options.checksum or pieces else "none")
+        verified = "checksum" if options.checksum or pieces else "server" if told else "none"
+        return Found(identity, checksums, verified)
 
     def _bad_pieces(self, part: PartFile, spans: list[ranges.Span]) -> list[tuple[ranges.Span, str]]:
         """Returns those pieces of the object whose digests are wrong, with what they are."""
@@ -481,9 +491,11 @@ class Safekeeping:
         found = [(span, digest_span(part.fd, self.target.part, algorithm, span)) for span in spans]
         return [each for each, expected in zip(found, digests, strict=False) if each[1] != expected]
 
-    def _wanted(self, part: PartFile) -> dict[str, str]:
-        """Returns the digests that the object must have: the caller's, and what the checkpoint knew."""
-        wanted = dict(self.options.checksum)
+    def _wanted(self, part: PartFile, told: dict[str, str]) -> dict[str, str]:
+        """Returns the digests that the object must have: the caller's, what the checkpoint knew, and what the
+        server told.
+        """
+        wanted = {**told, **dict(self.options.checksum)}
         if part.expected_crc64 is not None:
             wanted.setdefault("crc64nvme", f"{part.expected_crc64:016x}")
         return wanted

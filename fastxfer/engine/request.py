@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pycurl
@@ -20,6 +20,7 @@ from fastxfer.plan.response import Headers
 # libcurl reads up to this much from a socket at once and still passes at most 16 KiB a callback; 512 KiB is
 # where the CPU time of a loopback transfer stops falling.
 RECEIVE_BUFFER = 512 * 1024
+SEND_BUFFER = 256 * 1024  # what libcurl asks for at once of a body that is sent
 MAX_HEADER_FIELDS = 1000
 SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS (curl/curl.h); pycurl has no name for it
 
@@ -36,12 +37,47 @@ Connection = tuple[str, int]
 """The address and port of our end."""
 
 
+class Body(Protocol):
+    """The body of a request: called for its next bytes, at most so many, b"" at its end. Runs inside
+    libcurl.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, size: int, /) -> bytes | int: ...
+
+    def seek(self, offset: int, origin: int, /) -> int:
+        """Goes back, when libcurl sends the request anew; returns 0, or another number if it cannot."""
+
+
+class ShortBody:
+    """A body of a few bytes that are in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __call__(self, size: int, /) -> bytes:
+        block = self._data[self._at : self._at + size]
+        self._at += len(block)
+        return block
+
+    def seek(self, offset: int, origin: int, /) -> int:
+        self._at = offset
+        return int(origin != 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET. `headers` are complete "Name: value" lines; `credentials` go out as HTTP Basic.
+    """A request, a GET unless `method` says otherwise. `headers` are complete "Name: value" lines;
+    `credentials` go out as HTTP Basic.
 
     `client_cert` says whether the client's certificate may be shown, `public_only` that only an address of
-    the public internet may be asked, `as_is` that the path is sent with its dots as it stands.
+    the public internet may be asked, `as_is` that the path is sent with its dots as it stands. With a `body`
+    its length is told, and the server is not asked first whether it wants it (no "Expect").
     """
 
     url: str
@@ -50,6 +86,8 @@ class Request:
     client_cert: bool = True
     public_only: bool = False
     as_is: bool = False
+    method: str = "GET"
+    body: Body | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +208,34 @@ class Exchange:
         easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
         easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
         easy.setopt(pycurl.URL, request.url)
+        self._set_method(request)
         # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
         # user and password UTF-8 (RFC 7617 section 2.1).
-        easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in request.headers])
+        own = () if request.body is None else ("Expect:",)
+        easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*request.headers, *own)])
         if request.credentials is not None:
             easy.setopt(pycurl.USERNAME, request.credentials[0].encode())
             easy.setopt(pycurl.PASSWORD, request.credentials[1].encode())
         else:
             easy.unsetopt(pycurl.USERNAME)
             easy.unsetopt(pycurl.PASSWORD)
+
+    def _set_method(self, request: Request) -> None:
+        """Sets the method, and the body if there is one; what an earlier request has set is undone."""
+        easy, body = self.easy, request.body
+        easy.setopt(pycurl.NOBODY, 0)
+        easy.setopt(pycurl.HTTPGET, 1)
+        easy.unsetopt(pycurl.CUSTOMREQUEST)
+        if request.method == "HEAD":
+            easy.setopt(pycurl.NOBODY, 1)
+        elif body is not None:
+            easy.setopt(pycurl.UPLOAD, 1)
+            easy.setopt(pycurl.INFILESIZE_LARGE, len(body))
+            easy.setopt(pycurl.UPLOAD_BUFFERSIZE, SEND_BUFFER)
+            easy.setopt(pycurl.READFUNCTION, body)
+            easy.setopt(pycurl.SEEKFUNCTION, body.seek)
+        if request.method not in ("GET", "HEAD"):
+            easy.setopt(pycurl.CUSTOMREQUEST, request.method)
 
     def forsake_connection(self) -> None:
         """Has libcurl close the connection when its last stream is aborted, which it would keep."""

@@ -12,6 +12,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span, format_range
 from fastxfer.sources.locations import parse_location
 from fastxfer.sources.store_access import StoreAccess
+from fastxfer.sources.store_request import Fields
 
 # What the answers of a store may be but a refusal: the object, a part of it, no such range, another object.
 _ANSWERS = (200, 206, 412, 416)
@@ -74,20 +75,29 @@ class StoreSource:
         """Returns the URL and the header lines of a request that is signed now, for a half-open range or for
         the whole object, of one `version` of it. Raises CredentialsError before there are credentials.
         """
+        fields: Fields = ()
+        if span is not None:
+            fields = (("Range", format_range(*span)),)
+            if if_range is not None:
+                fields += (("If-Range", if_range),)
+        return self._signed("GET", fields, version)
+
+    def asks_about(self, version: str | None) -> tuple[str, list[str]]:
+        """Returns the URL and the header lines of a HEAD; see `asks`."""
+        return self._signed("HEAD", (), version)
+
+    def _signed(self, method: str, own: Fields, version: str | None) -> tuple[str, list[str]]:
         named = {name.lower() for name, _ in self.options.headers}
         fields = [
             ("User-Agent", f"fastxfer/{__version__}"),
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
+            *_OF_THE_STORE[self.access.kind],
+            *own,
         ]
-        fields += _OF_THE_STORE[self.access.kind]
-        if span is not None:
-            fields.append(("Range", format_range(*span)))
-            if if_range is not None:
-                fields.append(("If-Range", if_range))
         fields = [pair for pair in fields if pair[0].lower() not in named]
         query = (("versionId", version),) if version is not None else ()
-        signed = self.access.signed("GET", query=query, headers=(*fields, *self.options.headers))
+        signed = self.access.signed(method, query=query, headers=(*fields, *self.options.headers))
         return signed.url, [f"{name}: {value}" if value else f"{name};" for name, value in signed.headers]
 
     def ready(self) -> None:
