@@ -128,6 +128,7 @@ def start(
     checksum: str | Mapping[str, str] | None = None,
     chunk_size: int | str | None = None,
     resume: bool | str = True,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     unpause: bool = False,
     exists: str = "update",
     headers: Headers | None = None,
@@ -207,6 +208,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
                 4 MiB, by size.
             resume: go on from a part file; False starts over; "force" goes on also where nothing but the size
                 tells that it is of this object.
+            checkpoint_dir: where the checkpoint is kept until the end, by default beside the part file. Who
+                goes on names the same one.
             unpause: go on with a target that its user paused in an earlier run, which otherwise stays paused.
             exists: "update" fetches only if the target differs from the object, "skip", "replace", or
                 "error".

@@ -103,7 +103,7 @@ class Download:
         pieces = description is not None and description.pieces is not None
         self._mirrors = Mirrors(first, options, self._subject, self, pieces)
         self.original = self._mirrors.lead.original
-        self.target: Target = resolve_target(self.original.url, out)
+        self.target: Target = resolve_target(self.original.url, out, options.checkpoint_dir)
         self.over = threading.Event()
         self.halted = threading.Event()
         """It is over, or was found paused by an earlier run's user and waits for `resume`."""

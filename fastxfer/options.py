@@ -390,6 +390,9 @@ class TransferOptions:
         "this object",
         metavar="HOW",
     )
+    checkpoint_dir: str | None = _option(
+        _file, None, "the directory for the checkpoint (default: beside the part file)", metavar="DIR"
+    )
     unpause: bool = _option(
         parse_flag, False, "go on with a target that its user paused in an earlier run", metavar="BOOL"
     )

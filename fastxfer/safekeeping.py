@@ -375,7 +375,7 @@ class Safekeeping:
             self._follower.stop()
         if self._part is not None:
             self._part.close()
-        self.target.directory.close()
+        self.target.close()
 
     def discard(self) -> None:
         """Ends a transfer and removes its part file and checkpoint."""

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "checksum": [(None, ()), (f"sha256:{SHA256.upper()}", (("sha256", SHA256),))],
     "chunk_size": [(None, None), (1, 1), ("8M", 8 * 1024**2), ("5G", 5 * 1024**3)],
     "resume": [(True, True), ("no", False), ("Yes", True), ("0", False), ("on", True), ("Force", "force")],
+    "checkpoint_dir": [(None, None), ("/a b", "/a b"), (Path("c"), "c")],
     "unpause": [(True, True), ("no", False)],
     "exists": [("skip", "skip"), ("error", "error")],
     "headers": [
@@ -96,6 +98,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "chunk_size": [0, -1, "0", "5.1G", "x", True, 1.5, [], "9" * 400 + ".5"],
     "resume": ["maybe", 2, None, "truee", "", "forced"],
+    "checkpoint_dir": ["a\0", "\ud800x"],
     "unpause": ["later", None],
     "exists": ["", "Update", None, 1, []],
     "headers": [

@@ -374,6 +374,11 @@ class CheckpointFile:
         self._unsure = b""
 
     @property
+    def owner_uid(self) -> int:
+        """The user whose file it is."""
+        return os.fstat(self._fd).st_uid
+
+    @property
     def slot_size(self) -> int:
         """Bytes of a slot, the most that one write moves."""
         return self._slot_size

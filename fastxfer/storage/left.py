@@ -81,8 +81,11 @@ def _set_bits(bits: bytes) -> list[int]:
 
 
 def stored_checkpoint(target: Target) -> Checkpoint | None:
-    """Returns what the checkpoint beside a target says, or None when there is none. Raises CheckpointError,
+    """Returns what the checkpoint of a target says, or None when there is none. Raises CheckpointError,
     StorageError.
     """
-    found = read_checkpoint(target.directory, target.checkpoint_name)
-    return found[0] if found is not None else None
+    for directory, name in target.checkpoint_places:
+        found = read_checkpoint(directory, name)
+        if found is not None:
+            return found[0]
+    return None

@@ -99,6 +99,7 @@ class PartFile:
         self._checkpoint: CheckpointFile | None = None
         self._durable = b""
         self._on_disk = b""  # a superset: chunks that no failed sync can take, though they are verified again
+        self._elsewhere = False  # the checkpoint was read from where it is not to be
         self._named = False  # the working files' names are durable
         self._broken = False  # a sync failed: nothing is promised any more
         self._chunk_size = 1
@@ -124,6 +125,8 @@ class PartFile:
         fd, owner = open_part(target, give_up=give_up)
         part = cls(target if owner is None else owner.target, fd, source, owner)
         part.note = "" if owner is None else owner.note
+        if owner is not None and target.apart is not None:
+            part._say("on this file system the checkpoint stays beside the part file: no lock would guard it")
         return part
 
     @_as_owner
@@ -141,9 +144,7 @@ class PartFile:
             return self._copy_left(self._owner, trust)
         size_now = os.fstat(self._fd).st_size
         try:
-            loaded = CheckpointFile.load(
-                self.target.directory, self.target.checkpoint_name, begun_counts=size_now > 0
-            )
+            loaded = self._load(begun_counts=size_now > 0)
         except CheckpointError as error:
             raise self._unreadable(error) from error
         if loaded is None:
@@ -159,6 +160,37 @@ class PartFile:
             return None
         self._checkpoint = file
         return self._verify(checkpoint, trust)
+
+    def _load(self, *, begun_counts: bool) -> tuple[CheckpointFile, Checkpoint] | None:
+        """Returns the checkpoint, of this part file if there are two: a run that was told of another
+        directory has left one beside the part file, or not.
+        """
+        found = []
+        for directory, name in self.target.checkpoint_places:
+            loaded = CheckpointFile.load(directory, name, begun_counts=begun_counts)
+            if loaded is None:
+                continue
+            found.append((loaded, directory))
+            if directory is not self.target.directory and loaded[0].owner_uid != os.geteuid():
+                # Whoever may write there could claim bytes that are not in the part file.
+                loaded[0].close()
+                raise CheckpointError(f"the checkpoint {directory.path / name} belongs to another user")
+        if not found:
+            return None
+        best = next((each for each in found if self._is_of_this_file(each[0][1])), found[0])
+        for each in found:
+            if each is not best:
+                each[0][0].close()
+        self._elsewhere = best[1] is not self.target.checkpoint_places[0][0]
+        return best[0]
+
+    def _is_of_this_file(self, checkpoint: Checkpoint) -> bool:
+        stat = self._stat
+        return (checkpoint.inode, checkpoint.device, checkpoint.born) == (
+            stat.st_ino,
+            stat.st_dev,
+            self._born,
+        )
 
     def _copy_left(self, owner: Owner, trust: bool) -> Left | None:
         """Copies what somebody left who may still be writing it, and verifies the copy."""
@@ -222,6 +254,15 @@ class PartFile:
         if left.dropped:
             # Before the file looks like the one that was trusted.
             self._write_claim(self._snapshot(tuple(left.partials.items()), False, self._durable))
+        if self._elsewhere and self._checkpoint is not None:
+            beside, self._checkpoint = (
+                self._checkpoint,
+                self._new_checkpoint(tuple(left.partials.items()), durable=True),
+            )
+            beside.close()
+            self._sync_names()
+            self.target.directory.remove(self.target.checkpoint_name)
+            self._elsewhere = False
         self._reserve(left.ledger.size, sink)
         if self._owner is not None and self.in_doubt:
             self._checkpoint = self._new_checkpoint(tuple(left.partials.items()), durable=False)
@@ -229,7 +270,7 @@ class PartFile:
             self._owner.settled()
 
     def _new_checkpoint(self, partials: Partials, *, durable: bool) -> CheckpointFile:
-        directory, name = self.target.directory, self.target.checkpoint_name
+        directory, name = self.target.checkpoint_places[0]
         snapshot = self._snapshot(partials, False, self._durable)
         return CheckpointFile.create(directory, name, snapshot, durable=durable)
 
@@ -281,7 +322,8 @@ class PartFile:
 
     def _sync_names(self) -> None:
         try:
-            self.target.directory.sync()
+            for directory in {each for each, _ in self.target.checkpoint_places}:
+                directory.sync()
         except OSError as error:
             raise storage_error(f"sync the directory of {self.target.part}", error) from error
         self._named = True
@@ -531,7 +573,7 @@ class PartFile:
         """
         if self._fd < 0:
             return
-        speaks = self._checkpoint is not None or self.target.directory.has(self.target.checkpoint_name)
+        speaks = self._checkpoint is not None or self._is_spoken_of()
         try:
             if speaks and not os.fstat(self._fd).st_size:
                 self.target.directory.sync()  # where the bytes went, if they were published, comes first
@@ -539,9 +581,12 @@ class PartFile:
         except OSError:
             return
         nothing = self._checkpoint is None and (self.ledger is None or self.ledger.done == 0)
-        if nothing and not self.target.directory.has(self.target.checkpoint_name):
+        if nothing and not self._is_spoken_of():
             for name in reversed(self.target.working_names):
                 self.target.directory.remove(name)
+
+    def _is_spoken_of(self) -> bool:
+        return any(directory.has(name) for directory, name in self.target.checkpoint_places)
 
     def _drop_progress(self) -> None:
         self._mapping = None
@@ -556,6 +601,9 @@ class PartFile:
         _, *names = self.target.working_names
         for name in names:  # a kill or a power cut may have left a new one that has not got its name
             self.target.directory.remove(name)
+        if self.target.apart is not None:
+            for name in (self.target.apart.name, self.target.apart.new_name):
+                self.target.apart.directory.remove(name)
 
     def close(self) -> None:
         """Closes everything and leaves the files where they are, under their usual names; the lock, or the

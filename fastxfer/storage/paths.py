@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fastxfer.names import (
     LEDGER,
     LOCK,
     MAX_FILE_BYTES,
+    MAX_NAME_BYTES,
     NEW_CHECKPOINT,
     NEW_LEDGER,
     PART,
@@ -26,16 +28,43 @@ from fastxfer.storage.directory import Directory
 _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
+_APART_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A checkpoint in a directory of its own, under a name that no other target has there."""
+
+    directory: Directory
+    name: str
+
+    @property
+    def new_name(self) -> str:
+        """The name of one in the making."""
+        return self.name.removesuffix(CHECKPOINT) + NEW_CHECKPOINT
+
+    @classmethod
+    def of(cls, directory: Directory, target: Target) -> Apart:
+        """Returns where the checkpoint of a target goes in that directory."""
+        where = os.path.join(os.path.realpath(target.directory.path), target.name)
+        digits = hashlib.sha256(os.fsencode(where)).hexdigest()[:_APART_DIGITS]
+        room = MAX_NAME_BYTES - _APART_DIGITS - len(f".{CHECKPOINT}")
+        start = os.fsdecode(os.fsencode(target.name)[:room])
+        return cls(directory, f"{start}.{digits}{CHECKPOINT}")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A file to be, in a directory that is held open. Everything done to it and to its working files goes by
     `directory` and a name; the paths are for people. While it is written the names of its part file and
-    checkpoint may begin with `base` instead of its own (storage/owner.py).
+    checkpoint may begin with `base` instead of its own (storage/owner.py): then its checkpoint is beside it,
+    else it may be `apart`.
     """
 
     directory: Directory
     name: str
     base: str = ""
+    apart: Apart | None = None
 
     @property
     def final(self) -> Path:
@@ -59,8 +88,22 @@ class Target:
 
     @property
     def checkpoint_name(self) -> str:
-        """The name of its checkpoint."""
+        """The name of its checkpoint beside it."""
         return (self.base or self.name) + CHECKPOINT
+
+    @property
+    def checkpoint_places(self) -> tuple[tuple[Directory, str], ...]:
+        """Where its checkpoint is to be, and then where an earlier run may have left one."""
+        beside = (self.directory, self.checkpoint_name)
+        if self.apart is None or self.base:
+            return (beside,)
+        return (self.apart.directory, self.apart.name), beside
+
+    def close(self) -> None:
+        """Lets go of its directories."""
+        self.directory.close()
+        if self.apart is not None:
+            self.apart.directory.close()
 
     @property
     def lock(self) -> Path:
@@ -124,13 +167,20 @@ class Below(os.PathLike[str]):
         return os.path.join(self.root, self.name)
 
 
-def resolve_target(url: str, out: str | os.PathLike[str] | None) -> Target:
+def resolve_target(url: str, out: str | os.PathLike[str] | None, checkpoint_dir: str | None = None) -> Target:
     """Returns where an object of `url` goes: `out`, or its name inside `out` when that is a directory, or in
-    the current directory.
+    the current directory; its checkpoint into `checkpoint_dir`, or beside it.
 
     Symbolic links on the way to the directory are the user's own word; its own is none. Raises OptionError
     for an unusable name, StorageError when the directory is missing or the target not to be written.
     """
+    target = _resolved(url, out)
+    if checkpoint_dir is None:
+        return target
+    return replace(target, apart=Apart.of(_open_root(Path(checkpoint_dir)), target))
+
+
+def _resolved(url: str, out: str | os.PathLike[str] | None) -> Target:
     if isinstance(out, Below):
         return target_below(_open_root(Path(out.root)), out.name)
     text = os.fspath(out) if out is not None else ""
