@@ -43,6 +43,8 @@ def test_every_keyword_is_a_variable() -> None:
         "checksum": f"md5:{DIGEST}",
         "headers": "A: b",
         "auth": "u:p",
+        "credentials": "AK:SK",
+        "addressing": "path",
     }
     samples |= {
         "exists": "skip",
