@@ -223,7 +223,7 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             profile: of the store's configuration files. credentials: of the store, "AK:SK", "AK:SK:TOKEN", a
                 mapping, or a callable that returns one and is asked again before they expire. Without either
                 the usual environment variables, and then the chain of the store's library
-                (docs/object-stores.md). anonymous: ask without any.
+                (docs/stores.md). anonymous: ask without any.
             addressing: where the bucket's name goes: "auto", "path", "virtual", or "cname" (OSS).
             proxy: a proxy's URL; by default the usual environment variables.
             ca_bundle, client_cert, verify_tls: files in PEM form, and whether the server's certificate is

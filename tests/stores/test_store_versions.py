@@ -96,3 +96,19 @@ def test_an_object_that_is_deleted_is_not_there(versions: Store, tmp_path: Path)
     versions.delete("o")
     with pytest.raises(fastxfer.StoreNotFoundError):
         go_on(versions, tmp_path / "o")
+
+
+def test_without_versions_an_object_that_is_replaced_meanwhile_is_no_mix(
+    store: Store, tmp_path: Path
+) -> None:
+    store.put("o", OLD)
+
+    def replaced(call: Call, number: int) -> Harm | None:
+        if call.operation == "GetObject" and number == 1:
+            store.put("o", NEW)
+        return None
+
+    with Proxy(store, replaced) as proxy:
+        result = go_on(proxy.store, tmp_path / "o", connections=4, chunk_size="256K")
+    assert (tmp_path / "o").read_bytes() == NEW
+    assert result.restarts == 1
