@@ -235,11 +235,12 @@ class Arena:
             usage = self._wait(process, memory)
             wall_s = time.perf_counter() - started
         if process.returncode != 0:
-            said = log.read_bytes()[-1000:].decode(errors="replace").strip()
-            raise RunFailedError(f"exit {process.returncode}: {said}")
+            end = log.read_bytes()[-1000:].decode(errors="replace").strip()
+            raise RunFailedError(f"exit {process.returncode}: {end}")
         size = job.out.stat().st_size if job.out.exists() else None
         if size != self.size:
             raise RunFailedError(f"exit 0, but the file has {size} bytes instead of {self.size}")
+        said = log.read_text(errors="replace").splitlines()
         log_entries = self.nginx.requests(self.name, body_bytes=self.size)
         return Run(
             usage.ru_utime,
@@ -249,7 +250,7 @@ class Arena:
             memory.anon_bytes,
             len(log_entries),
             len({entry.connection for entry in log_entries}),
-            json.loads(log.read_text())["elapsed"] if contestant.program == "fastxfer" else None,
+            json.loads(said[-1])["elapsed"] if contestant.program == "fastxfer" else None,
         )
 
     def _wait(self, process: subprocess.Popen[bytes], memory: Memory) -> resource.struct_rusage:

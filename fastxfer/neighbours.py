@@ -23,6 +23,8 @@ from fastxfer.storage.disk import DiskThread
 EXCHANGE_S = 0.5
 SOONEST_S = 0.1
 OVERDUE_S = 2.0
+THREAD = "fastxfer-hosts"
+"""The name of the thread."""
 
 Origin = tuple[str, str, int]
 Ask = Callable[[], tuple[dict[Origin, Claim], dict[Origin, Learned]]]
@@ -79,7 +81,7 @@ class Neighbours:
         mine = {_name(at): claim for at, claim in claims.items()}
         known = {_name(at): each for at, each in learned.items()}
         if self._thread is None:
-            self._thread = DiskThread("fastxfer-hosts")
+            self._thread = DiskThread(THREAD)
 
         number = self._number
         self._engine.call_later(OVERDUE_S, lambda: self._overdue(number))

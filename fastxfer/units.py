@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
@@ -10,6 +9,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?", re.IGNORECASE | re.A
 _MAX_TEXT = 100
 
 MAX_SIZE = 2**63 - 1
+_THOUSAND_YEARS_S = 1000 * 365.25 * 86_400
 
 
 def parse_size(text: int | str) -> int:
@@ -48,12 +48,16 @@ def format_size(size: float) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Returns a duration for people: "4 s", "2:05", "1:02:03"; "-" for None or infinity."""
-    if seconds is None or not math.isfinite(seconds):
+    """Returns a duration for people: "4 s", "2:05", "1:02:03", "5 days" from 100 hours on; "-" for None,
+    infinity and what is over a thousand years.
+    """
+    if seconds is None or not seconds < _THOUSAND_YEARS_S:
         return "-"
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"
     minutes, secs = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{(hours + 12) // 24} days"
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"

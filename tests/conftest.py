@@ -13,6 +13,7 @@ that misbehaves is made in the test itself: `with RawServer(handler) as server`,
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,9 +42,13 @@ from tests.servers.webfs import Webfs
 @pytest.fixture(autouse=True)
 def own_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Keeps what a test's processes learn of hosts from the other tests: ports are used again."""
-    with tempfile.TemporaryDirectory(prefix="fastxfer-run-") as directory:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
-        yield Path(directory)
+    directory = tempfile.mkdtemp(prefix="fastxfer-run-")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+    yield Path(directory)
+    for last in (False, False, True):  # a process that ends may write there once more
+        shutil.rmtree(directory, ignore_errors=not last)
+        if not os.path.exists(directory):
+            break
 
 
 @pytest.fixture(scope="session")

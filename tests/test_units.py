@@ -125,6 +125,9 @@ def test_a_size_is_written_for_people(size: float, text: str) -> None:
         (125, "2:05"),
         (3723, "1:02:03"),
         (90_000, "25:00:00"),
+        (359_999, "99:59:59"),
+        (360_000, "4 days"),
+        (246e9, "-"),
     ],
 )
 def test_a_duration_is_written_for_people(seconds: float | None, text: str) -> None:

@@ -141,7 +141,7 @@ class Bar:
         line = Text(f"{format_size(progress.done)}{of}")
         if progress.state not in _OVER:
             line.append(f"  {format_size(progress.rate)}/s", "bold")
-            line.append(f"  ETA {format_duration(progress.eta)}")
+            line.append(f"  ETA {format_duration(progress.eta if progress.state != 'paused' else None)}")
             count = progress.connections
             line.append(f"  {count} connection{'' if count == 1 else 's'}")
         note = _CONTROL.sub(" ", progress.note)

@@ -27,11 +27,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns this process's environment without options and proxies, and with `more`."""
+    """Returns this process's environment without options, proxies and a terminal's size, and with `more`."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("FASTXFER_") and not name.lower().endswith("_proxy")
+        if not (
+            name.startswith("FASTXFER_") or name.lower().endswith("_proxy") or name in ("COLUMNS", "LINES")
+        )
     }
     return {**kept, "TERM": "xterm-256color", "LANG": "C.UTF-8", **(more or {})}
 

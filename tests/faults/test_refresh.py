@@ -67,7 +67,7 @@ def test_an_expired_url_is_renewed_once_for_all_requests(
 @pytest.mark.parametrize("connections", [1, 4])
 def test_a_url_may_expire_again_and_again(tmp_path: Path, connections: int) -> None:
     with Scenario(tmp_path, connections) as scenario:
-        signed = Signed(scenario, 1)
+        signed = Signed(scenario, connections)  # a URL lets all in that ask at once
         result = scenario.arrives(refresh=signed.renew, retries=0)
     assert signed.issued >= 2
     assert (result.transferred, result.restarts) == (SIZE, 0)

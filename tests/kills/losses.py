@@ -3,7 +3,8 @@
 In bytes: of the part file as it lies there, the pages that are right, or what the fetch had told if that is
 more (a sink may still have held it). In seconds: how long before the kill the fetch had as much as was kept;
 and without what it waited for, since the promise is of a program that may run and whose disk answers: its
-calls to the disk, and how much later than it wanted it was woken.
+calls to the disk, how much later than it wanted the thread that tells was woken, and how long that one of the
+others which waited longest was ready to run and did not.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Telling:
     awake: list[float] = field(default_factory=list)
     calls: list[tuple[float, float, str]] = field(default_factory=list)
     """Begin and end of each call to the disk; a call that the kill cut off ends with it."""
+    delays: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    """How long each thread has waited for a CPU since it began."""
     killed_at: float = 0.0
 
     @classmethod
@@ -54,6 +57,8 @@ class Telling:
                 begun = (at, words[1])
             else:
                 told._is_at(at, int(words[1]), int(words[2]))
+                waits = (word.split(":") for word in words[3:])
+                told.delays.append((at, {thread: int(waited) / 1e9 for thread, waited in waits}))
         if begun is not None:
             told.calls.append((begun[0], killed_at, begun[1]))
         return told
@@ -78,7 +83,15 @@ class Telling:
         for begin, end in sorted([*disk, *late]):
             total += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
-        return total
+        return total + self._ready(since)
+
+    def _ready(self, since: float) -> float:
+        """Returns how long that thread which waited longest for a CPU did so since then."""
+        place = max(0, bisect_right(self.delays, since, key=lambda each: each[0]) - 1)
+        if not self.delays:
+            return 0.0
+        before, now = self.delays[place][1], self.delays[-1][1]
+        return max((waited - before.get(thread, 0.0) for thread, waited in now.items()), default=0.0)
 
     def bytes_since(self, kept: int) -> float:
         """Returns when it had so many bytes; between two tellings it went on evenly."""

@@ -141,10 +141,12 @@ def test_killed_where_locks_prove_nothing_it_goes_on(nginx: Nginx, objects: Obje
     for name in ("back", "shared"):
         (tmp_path / name).mkdir()
     with mounted(tmp_path / "back", tmp_path / "shared"):
-        kill_often(nginx, objects, tmp_path / "shared", "pwrite", SHARED_KILLS)
+        kill_often(nginx, objects, tmp_path / "shared", "pwrite", SHARED_KILLS, at_once=4)
 
 
-def kill_often(nginx: Nginx, objects: Objects, directory: Path, sink: str, times: int) -> None:
+def kill_often(
+    nginx: Nginx, objects: Objects, directory: Path, sink: str, times: int, at_once: int = AT_ONCE
+) -> None:
     """Kills so many fetches, each in a directory of its own. Prints what it cost (`pytest -rP`)."""
     thing = objects.make(SIZE, seed=13)
     content = thing.path.read_bytes()
@@ -155,7 +157,7 @@ def kill_often(nginx: Nginx, objects: Objects, directory: Path, sink: str, times
         except BaseException as error:
             raise AssertionError(f"kill {number} of sink {sink}: {error}") from error
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         costs = [cost for cost in pool.map(kill, range(times)) if cost is not None]
     print(f"{times} kills with sink={sink}, {len(costs)} in time\n{table(costs)}")
     assert not (over := [cost for _, cost in costs if cost.over]), over
