@@ -88,8 +88,8 @@ class UploadsPage:
 
 @dataclass(frozen=True, slots=True)
 class CompletedUpload:
-    """The answer to CompleteMultipartUpload. `checksums` are those of the whole object, none of those that
-    are made of the parts' own.
+    """The answer to CompleteMultipartUpload. `etag` is "" where it is not told (Ceph RGW); `checksums` are
+    those of the whole object, none of those that are made of the parts' own.
     """
 
     bucket: str
@@ -120,19 +120,28 @@ def read_parts(body: bytes, asked_marker: int = 0, headers: Headers | None = Non
     """Returns a page of ListParts that was asked for with a part-number-marker.
 
     Raises BadResponseError, also for pages that do not get on, and StoreError. Parts come by their number,
-    each once, all after the marker.
+    each once, all after the marker: servers also list a part that was sent twice twice (SeaweedFS), and the
+    last one of the page before once more (rclone). One that is listed twice in different words is left out,
+    for nobody can tell which of them counts.
     """
     root = _root(body, headers, "ListPartsResult")
-    parts = tuple(_part(element) for element in root.each("Part"))
-    numbers = [asked_marker, *(part.number for part in parts)]
-    if any(later <= earlier for earlier, later in pairwise(numbers)):
-        raise BadResponseError("the store lists parts in no order, or not from where it was asked to")
+    listed = [_part(element) for element in root.each("Part")]
+    if any(later.number < earlier.number for earlier, later in pairwise(listed)):
+        raise BadResponseError("the store lists parts in no order")
+    known = {part.number: part for part in listed if part.number > asked_marker}
+    unclear = {part.number for part in listed if not _same_part(part, known.get(part.number, part))}
+    parts = tuple(part for number, part in known.items() if number not in unclear)
+    last = max(known, default=asked_marker)
     marker = None
     if root.flag("IsTruncated"):
-        marker = root.number("NextPartNumberMarker", 1, MAX_PARTS, default=numbers[-1])
-        if marker <= asked_marker or marker < numbers[-1]:
+        marker = root.number("NextPartNumberMarker", 1, MAX_PARTS, default=last)
+        if marker <= asked_marker or marker < last:
             raise BadResponseError("the store's list of parts does not get on")
     return PartsPage(_upload_id(root), parts, marker)
+
+
+def _same_part(one: UploadedPart, other: UploadedPart) -> bool:
+    return (one.size, one.etag, one.checksums) == (other.size, other.etag, other.checksums)
 
 
 def read_uploads(
@@ -176,7 +185,7 @@ def read_completed(body: bytes, headers: Headers | None = None, kind: str = "s3"
     return CompletedUpload(
         root.find("Bucket") or "",
         key,
-        _etag(root),
+        _etag(root) if root.find("ETag") or not key else "",
         _printable(root, "Location"),
         _checksums(root) if whole else (),
     )
