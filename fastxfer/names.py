@@ -35,6 +35,10 @@ LOCK = ".part.lock"
 LEDGER = ".fxsum"
 NEW_LEDGER = ".fxsum.new"
 """What the names of a file's working files and of its kept ledger end in, and of new ones in the making."""
+UPLOAD = ".fxput"
+UPLOAD_NEW = ".fxput.new"
+UPLOAD_LOCK = ".fxput.lock"
+"""What the names of the working files of an upload end in."""
 WORKING = (PART, CHECKPOINT, NEW_CHECKPOINT)
 """Those of the files that hold what is there of an object until it is whole."""
 MAX_NAME_BYTES = 255
