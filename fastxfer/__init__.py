@@ -12,36 +12,45 @@ from fastxfer._version import __version__
 from fastxfer.api import Transfer, fetch, probe, start, verify
 from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a whole
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, RemoteObject, VerifyResult
+from fastxfer.results import FetchResult, PendingUpload, PutResult, RemoteObject, VerifyResult
 
 if TYPE_CHECKING:
     from fastxfer.batch import BatchResult
     from fastxfer.many import fetch_many, read_inputs
     from fastxfer.queue import Queue, QueueItem
+    from fastxfer.uploading import abort_uploads, list_uploads, put
 
 # What few need is imported when it is asked for: SQLite, XML and the parsers take longer than the rest.
 _DEFERRED = {
     "BatchResult": "fastxfer.batch",
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
+    "abort_uploads": "fastxfer.uploading",
     "fetch_many": "fastxfer.many",
+    "list_uploads": "fastxfer.uploading",
+    "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
 }
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
     "FetchResult",
+    "PendingUpload",
     "Progress",
+    "PutResult",
     "Queue",
     "QueueItem",
     "RemoteObject",
     "Transfer",
     "VerifyResult",
     "__version__",
+    "abort_uploads",
     "errors",
     "fetch",
     "fetch_many",
+    "list_uploads",
     "probe",
+    "put",
     "read_inputs",
     "start",
     "verify",

@@ -24,6 +24,7 @@ __all__ = [
     "FastxferError",
     "HTTPStatusError",
     "InterruptedTransferError",
+    "LocalChangedError",
     "NetworkError",
     "NotFoundError",
     "OptionError",
@@ -316,6 +317,10 @@ class StorageError(FastxferError):
     def __init__(self, message: str, *, errno: int | None = None, kept: str | None = None) -> None:
         super().__init__(message, kept=kept)
         self.errno = errno
+
+
+class LocalChangedError(StorageError):
+    """The local file was changed, or cut, while it was uploaded."""
 
 
 class DiskFullError(StorageError):

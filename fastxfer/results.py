@@ -141,3 +141,68 @@ class VerifyResult:
             )
         mended = f", {format_size(self.repaired)} fetched to repair it" if self.mended else ""
         return f"{self.path}: verified against {against}{mended}, {format_size(self.size)} in {took}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """A finished upload. Sizes in bytes, `elapsed` in seconds.
+
+    `url` is the object, without secrets; `etag` and `version_id` are what the store told, "" and None for
+    nothing. `parts` is how many the object was sent in, `parts_sent` those of this run, `parts_resumed` those
+    that the store had already; `upload_id` is "" for what went in one request.
+
+    `verified` says by what the object was found to be what the file is: "server" (the store told the CRC-64
+    of all its bytes), "etag" (its ETag is the MD5 of the bytes, or is made of those of the parts) or "none"
+    (it tells nothing that could be compared; each part was checked on its way). `checksums` holds what was
+    computed of the whole, by name, in lower-case hex.
+    """
+
+    url: str
+    size: int
+    etag: str = ""
+    version_id: str | None = None
+    parts: int = 1
+    parts_sent: int = 1
+    parts_resumed: int = 0
+    upload_id: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)
+    verified: str = "none"
+    elapsed: float = 0.0
+    requests: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        parts = [f"{self.url}: {format_size(self.size)} in {took}"]
+        if self.parts > 1:
+            resumed = f", {self.parts_resumed} of them before" if self.parts_resumed else ""
+            parts.append(f"{self.parts} parts{resumed}")
+        parts.append(
+            {
+                "server": "verified by the store's checksum",
+                "etag": "verified by its ETag",
+            }.get(self.verified, "nothing to verify against")
+        )
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """An upload in parts that was begun and neither completed nor aborted. `url` is the object that it would
+    become, `initiated` when it was begun, in the store's words.
+    """
+
+    url: str
+    upload_id: str
+    initiated: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.initiated or '-'}  {self.upload_id}  {self.url}"

@@ -22,6 +22,8 @@ from fastxfer.errors import FastxferError, InterruptedTransferError, OptionError
 
 COMMANDS = {
     "fetch": "fetch an object over many connections; goes on where an earlier run stopped",
+    "put": "upload a file to an object store in parts; goes on where an earlier run stopped",
+    "uploads": "list or abort the uploads that a store still holds parts of",
     "probe": "show what a server tells of an object",
     "verify": "hold a file against a checksum or its kept ledger, and repair what is damaged",
     "queue": "a list of transfers that outlives its processes: add, import, list, run, pause, ...",

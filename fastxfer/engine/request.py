@@ -77,7 +77,8 @@ class Request:
 
     `client_cert` says whether the client's certificate may be shown, `public_only` that only an address of
     the public internet may be asked, `as_is` that the path is sent with its dots as it stands. With a `body`
-    its length is told, and the server is not asked first whether it wants it (no "Expect").
+    its length is told, and the server is not asked first whether it wants it (no "Expect"). What is `once`
+    goes out on a new connection: where a kept one was lost libcurl would send it a second time.
     """
 
     url: str
@@ -88,6 +89,7 @@ class Request:
     as_is: bool = False
     method: str = "GET"
     body: Body | None = field(default=None, compare=False)
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ class Exchange:
         else:
             easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
         easy.setopt(pycurl.FORBID_REUSE, 0)
-        easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
+        easy.setopt(pycurl.FRESH_CONNECT, int(afresh or request.once))
         easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
         easy.setopt(pycurl.URL, request.url)
         self._set_method(request)

@@ -1,0 +1,100 @@
+"""`fastxfer put`: one upload, shown as a bar, as JSON lines or not at all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+
+from fastxfer.cli import output
+from fastxfer.cli.arguments import Option, Parser, switch, transfer_options, values
+from fastxfer.cli.fetch import BAR_AFTER_S, EVENT_S, FRAME_S
+from fastxfer.cli.signals import stop_on_signals
+from fastxfer.errors import OptionError
+from fastxfer.put_options import NETWORK, PutOptions
+from fastxfer.upload import Upload
+from fastxfer.uploading import begin_upload
+
+EPILOG = """\
+Every option with a value is also a variable, --stall-timeout is FASTXFER_STALL_TIMEOUT; the command line
+wins. K, M and G are powers of 1024. Ctrl-C stops: run the same command again to go on. What an upload leaves
+behind that nobody goes on with, fastxfer uploads lists and aborts. Credentials are best given by the
+environment or a profile.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command. Raises FastxferError."""
+    parser = Parser(
+        "put",
+        "PATH URL [OPTION...]",
+        "Uploads a file to an object store, in parts over many connections, and goes on where an earlier\n"
+        "run stopped.",
+        epilog=EPILOG,
+    )
+    parser.add_argument(
+        "words",
+        metavar="PATH URL",
+        nargs="*",
+        help="a file, and s3://BUCKET/KEY or oss://BUCKET/KEY; with / at the end the file's name is added",
+    )
+    own = [Option.of(each) for each in fields(PutOptions)]
+    network = transfer_options(only=NETWORK)
+    parser.add_options("upload", own)
+    add_output(parser)
+    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+    parser.add_options("store and network", network)
+    given = parser.parse(arguments, "words")
+    if len(given.words) != 2:
+        raise OptionError("a path and a URL are wanted: fastxfer put PATH URL")
+    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    bar = terminal and not quiet and (switch("progress", given.progress) or not as_json)
+    upload = begin_upload(*given.words, **values([*own, *network], given))
+    stop_on_signals(upload.cancel)
+    result = _show(upload, as_json=as_json, bar=bar)
+    if as_json:
+        output.event("result", result)
+    elif not quiet:
+        done = upload.wait()
+        output.line(output.plain("; ".join([str(done), *done.notes])))
+    return 0
+
+
+def add_output(parser: Parser) -> None:
+    """Adds the options that say what is written, and --insecure."""
+    parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
+    parser.add_switch("-q", "--quiet", help="no output but errors")
+    parser.add_argument(
+        "--insecure",
+        dest="verify_tls",
+        action="store_const",
+        const="false",
+        help="the same as --verify-tls false",
+    )
+
+
+def _show(upload: Upload, *, as_json: bool, bar: bool) -> dict[str, object]:
+    """Shows how it goes until it is over; returns the result's fields. Raises its error."""
+    if bar and not upload.over.wait(BAR_AFTER_S):
+        _watch(upload, as_json)
+    while not upload.over.wait(0 if as_json else None):
+        output.event("progress", upload.progress.to_dict())
+        upload.over.wait(EVENT_S)
+    return upload.wait().to_dict()
+
+
+def _watch(upload: Upload, as_json: bool) -> None:
+    """Shows the bar, and the events too if asked for, until it is over."""
+    from fastxfer.progress.bar import Bar
+
+    event_at = 0.0
+    with Bar(name=upload.path.name) as bar:
+        while not upload.done:
+            bar.show(upload.progress)
+            if as_json and time.monotonic() >= event_at:
+                event_at = time.monotonic() + EVENT_S
+                output.event("progress", upload.progress.to_dict())
+            upload.over.wait(FRAME_S)
+        bar.show(upload.progress)

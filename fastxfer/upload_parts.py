@@ -1,0 +1,76 @@
+"""One upload in parts, from the checkpoint that is there to the object that is checked.
+
+All runs on the upload's own thread. upload_resuming.py finds where to go on, upload_sending.py sends what is
+missing, upload_finishing.py has the object put together and looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from fastxfer.errors import FastxferError, LocalChangedError
+from fastxfer.upload_finishing import Finisher
+from fastxfer.upload_job import Gone, Job, Moment
+from fastxfer.upload_resuming import Resumer
+from fastxfer.upload_sending import Sender
+from fastxfer.upload_store import Seen
+
+THREADS = 3
+RESTARTS = 2
+"""So often is an upload begun anew that the store has lost while it was under way."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it."""
+
+    seen: Seen
+    crc: int
+    verified: str
+    parts: int
+    sent: int
+    resumed: int
+    upload_id: str
+
+
+def upload_parts(job: Job, tell: Callable[[Moment], object]) -> Outcome:
+    """Uploads. `tell` is called often, with a Moment that is not to be kept.
+
+    Raises FastxferError; the checkpoint is kept then, and `kept` says what is there.
+    """
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fastxfer-sum")
+    try:
+        restarts = 0
+        while True:
+            try:
+                return _once(job, pool, tell)
+            except Gone as gone:
+                restarts += 1
+                job.drop()
+                if restarts > RESTARTS:
+                    raise gone.error from gone
+                job.note(f"the store has lost the upload ({gone.error}): all parts again")
+    except LocalChangedError:
+        job.drop()
+        raise
+    except FastxferError as error:
+        error.kept = error.kept or job.kept_words()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _once(job: Job, pool: Executor, tell: Callable[[Moment], object]) -> Outcome:
+    seen = Resumer(job, pool).begin()
+    finisher = Finisher(job)
+    if seen is None:
+        Sender(job, pool, tell).send_all()
+        job.file.check()
+        job.save()
+        seen = finisher.complete()
+    crc = job.whole_crc()
+    seen, verified = finisher.verified(seen, crc)
+    job.kept.remove()
+    return Outcome(seen, crc, verified, job.grid.count, job.sent, job.resumed, job.upload_id)
