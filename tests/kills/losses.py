@@ -64,10 +64,12 @@ class Telling:
         return told
 
     def _is_at(self, at: float, done: int, chunks: int) -> None:
-        self.awake.append(at)
         for points, now in ((self.bytes, done), (self.chunks, chunks)):
+            if points and points[-1][1] != now and self.awake[-1] > points[-1][0]:
+                points.append((self.awake[-1], points[-1][1]))  # so long it was as before
             if not points or points[-1][1] != now:
                 points.append((at, now))
+        self.awake.append(at)
 
     @property
     def writes_at_the_end(self) -> bool:
