@@ -25,6 +25,7 @@ __all__ = [
     "HTTPStatusError",
     "InterruptedTransferError",
     "LocalChangedError",
+    "LockedError",
     "NetworkError",
     "NotFoundError",
     "OptionError",
@@ -44,6 +45,7 @@ __all__ = [
     "TLSError",
     "TargetBusyError",
     "TargetExistsError",
+    "TooLargeError",
     "TooSlowError",
     "TransferTimeoutError",
     "UploadGoneError",
@@ -197,6 +199,18 @@ class ServerError(HTTPStatusError):
     """Another 5xx, or 408 and 425: the server failed this time."""
 
     retry = Retry.SAME_SOURCE
+
+
+class LockedError(HTTPStatusError):
+    """423: something else is at work on it just now, as the request before this one may be that was cut."""
+
+    retry = Retry.SAME_SOURCE
+
+
+class TooLargeError(HTTPStatusError):
+    """413, or what the server said before: it takes nothing of this size."""
+
+    retry = Retry.NEVER
 
 
 class CredentialsError(FastxferError):

@@ -17,8 +17,8 @@ from fastxfer.errors import (
     BadResponseError,
     FastxferError,
     InterruptedTransferError,
+    OverloadedError,
     Retry,
-    StoreOverloadedError,
     TransferTimeoutError,
 )
 from fastxfer.options import TransferOptions
@@ -60,6 +60,8 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
+    address: str = ""
+    """The IP address that was asked."""
 
 
 class Call:
@@ -108,37 +110,41 @@ class Call:
         return now - self._moved_at > limit_s * self.ask.patience
 
 
-class StoreCalls:
-    """Sends requests to one location. `stop` ends all waiting with InterruptedTransferError."""
+class Calls:
+    """Sends requests to one server; how they are made and what is learned from refusals is said by its kinds.
+    `stop` ends all waiting with InterruptedTransferError.
+    """
 
-    def __init__(self, access: StoreAccess, options: TransferOptions, stop: threading.Event) -> None:
-        self.access = access
+    def __init__(self, options: TransferOptions, stop: threading.Event) -> None:
         self.options = options
         self.stop = stop
         self.requests = 0
         self._engine = shared_engine()
         self._idle: list[Exchange] = []
 
-    def prepare(self) -> None:
-        """Gets credentials where they are needed; blocks. Raises CredentialsError."""
-        if self.access.must_refresh or self.access.needs_refresh():
-            self.access.refresh()
+    def request_of(self, ask: Ask) -> Request:
+        """Returns the request as it goes out; may block."""
+        raise NotImplementedError
+
+    @property
+    def generation(self) -> int:
+        """Changes with what requests are made by."""
+        return 0
+
+    def accepted(self) -> None:
+        """Notes that an answer was one of 2xx."""
+
+    def refusal(self, ask: Ask, head: Head, body: bytes) -> FastxferError:
+        """Returns the error of an answer that is not one of 2xx."""
+        raise NotImplementedError
+
+    def taught(self, _call: Call) -> bool:
+        """Returns whether a refusal taught something, by which to make the request anew."""
+        return False
 
     def send(self, ask: Ask, on_end: Callable[[Call], object] = lambda _: None) -> Call:
-        """Signs a request and sends it. Raises CredentialsError and OptionError."""
-        self.prepare()
-        generation = self.access.generation
-        fields = ask.headers
-        signed = self.access.signed(ask.method, query=ask.query, headers=fields, key=ask.key)
-        body: Body | None = ShortBody(ask.body) if isinstance(ask.body, bytes) else ask.body
-        request = Request(
-            signed.url,
-            tuple(f"{name}: {value}" if value else f"{name};" for name, value in signed.headers),
-            method=ask.method,
-            body=body,
-            as_is=True,
-            once=ask.once,
-        )
+        """Makes a request and sends it. Raises what `request_of` does."""
+        generation, request = self.generation, self.request_of(ask)
         call = Call(ask, generation, on_end)
         self.requests += 1
         self._engine.call_soon(lambda: self._submit(call, request))
@@ -185,26 +191,16 @@ class StoreCalls:
     # ---- what came of one ----
 
     def outcome(self, call: Call) -> Answer:
-        """Returns the answer of a call that is over. Raises its error, StoreError for a refusal."""
+        """Returns the answer of a call that is over. Raises its error, that of `refusal` for a refusal."""
         if call.error is not None:
             raise call.error
         head = call.answer
         if head is None:
             raise BadResponseError(f"{call.ask.what}: the server ended the connection without an answer")
         if 200 <= head.status < 300:
-            self.access.accepted()
-            return Answer(head.status, head.headers, call.body)
-        raise error_of(call.ask.what, head.status, head.headers, call.body, now_epoch_s=time.time())
-
-    def taught(self, call: Call) -> bool:
-        """Returns whether a refusal taught something, by which to sign the request anew: the time, the region
-        or new credentials.
-        """
-        head = call.answer
-        if call.error is not None or head is None or head.status < 300:
-            return False
-        refusal = read_refusal(head.status, head.headers, call.body)
-        return self.access.refused(refusal, head.headers.get("date"), generation=call.generation)
+            self.accepted()
+            return Answer(head.status, head.headers, call.body, head.address)
+        raise self.refusal(call.ask, head, call.body)
 
     # ---- one at a time ----
 
@@ -243,10 +239,64 @@ class StoreCalls:
     def pause(self, failures: int, error: FastxferError | None = None) -> None:
         """Waits before the next try. Raises InterruptedTransferError."""
         wait_s = backoff_s(failures, random.random())
-        if isinstance(error, StoreOverloadedError):
+        if isinstance(error, OverloadedError):
             wait_s = max(wait_s, error.retry_after_s or 0.0)
         if self.stop.wait(wait_s):
             raise stopped()
+
+
+class StoreCalls(Calls):
+    """Sends requests to one location of an object store, signed."""
+
+    def __init__(self, access: StoreAccess, options: TransferOptions, stop: threading.Event) -> None:
+        super().__init__(options, stop)
+        self.access = access
+
+    @property
+    def generation(self) -> int:
+        """What requests are signed by now."""
+        return self.access.generation
+
+    def prepare(self) -> None:
+        """Gets credentials where they are needed; blocks. Raises CredentialsError."""
+        if self.access.must_refresh or self.access.needs_refresh():
+            self.access.refresh()
+
+    def send(self, ask: Ask, on_end: Callable[[Call], object] = lambda _: None) -> Call:
+        """Signs a request and sends it. Raises CredentialsError and OptionError."""
+        self.prepare()
+        return super().send(ask, on_end)
+
+    def request_of(self, ask: Ask) -> Request:
+        """Returns the request, signed. Raises CredentialsError and OptionError."""
+        signed = self.access.signed(ask.method, query=ask.query, headers=ask.headers, key=ask.key)
+        body: Body | None = ShortBody(ask.body) if isinstance(ask.body, bytes) else ask.body
+        return Request(
+            signed.url,
+            tuple(f"{name}: {value}" if value else f"{name};" for name, value in signed.headers),
+            method=ask.method,
+            body=body,
+            as_is=True,
+            once=ask.once,
+        )
+
+    def accepted(self) -> None:
+        """Notes that what was learned holds."""
+        self.access.accepted()
+
+    def refusal(self, ask: Ask, head: Head, body: bytes) -> FastxferError:
+        """Returns the StoreError of a refusal."""
+        return error_of(ask.what, head.status, head.headers, body, now_epoch_s=time.time())
+
+    def taught(self, call: Call) -> bool:
+        """Returns whether a refusal taught something, by which to sign the request anew: the time, the region
+        or new credentials.
+        """
+        head = call.answer
+        if call.error is not None or head is None or head.status < 300:
+            return False
+        refusal = read_refusal(head.status, head.headers, call.body)
+        return self.access.refused(refusal, head.headers.get("date"), generation=call.generation)
 
 
 def stopped() -> InterruptedTransferError:

@@ -10,7 +10,10 @@ from fastxfer.api import Path, ProgressOption
 from fastxfer.options import TransferOptions
 from fastxfer.put_options import NETWORK, PutOptions
 from fastxfer.results import PendingUpload, PutResult
+from fastxfer.sources.tus import is_tus
+from fastxfer.tus_upload import TusUpload
 from fastxfer.upload import Upload
+from fastxfer.upload_thread import UploadThread
 from fastxfer.uploads import end_uploads, find_uploads
 
 
@@ -24,7 +27,8 @@ def put(
     progress: ProgressOption = None,
     **options: Any,
 ) -> PutResult:
-    """Uploads the file at `path` to an object store, in parts over many connections, and returns a PutResult.
+    """Uploads the file at `path` to an object store, in parts over many connections, or to a tus server;
+    returns a PutResult.
 
     Any later call goes on where one ended early, after an error, Ctrl-C or a kill: parts that the store has
     are not sent again, where it lists them and the file still has their bytes. A file of one part goes in one
@@ -32,7 +36,8 @@ def put(
 
     Args:
         path: a regular file.
-        url: s3://BUCKET/KEY or oss://BUCKET/KEY; with a slash at the end the file's name comes after it.
+        url: s3://BUCKET/KEY or oss://BUCKET/KEY; with a slash at the end the file's name comes after it. Or
+            tus+https://HOST/PATH (tus+http://), where a tus server lets uploads be begun.
         part_size: bytes, an int or "8M": 100 KiB to 5 GiB, at Amazon from 5 MiB (and wherever the store wants
             that much); larger where 10,000 parts would not do. An upload that goes on keeps its size.
         connections: parts at once, 1 to 1024.
@@ -66,11 +71,12 @@ def put(
             reporter.join()
 
 
-def begin_upload(path: Path, url: str, **options: Any) -> Upload:
+def begin_upload(path: Path, url: str, **options: Any) -> UploadThread:
     """Begins an upload with the options of `put`, and returns it. Raises OptionError and TypeError."""
     own = {name: value for name, value in options.items() if name in PutOptions.__dataclass_fields__}
     network = {name: value for name, value in options.items() if name not in own}
-    upload = Upload(path, url, PutOptions.build(**own), _network(network))
+    kind = TusUpload if is_tus(url) else Upload
+    upload = kind(path, url, PutOptions.build(**own), _network(network))
     upload.begin()
     return upload
 

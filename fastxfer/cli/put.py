@@ -13,7 +13,7 @@ from fastxfer.cli.fetch import BAR_AFTER_S, EVENT_S, FRAME_S
 from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import OptionError
 from fastxfer.put_options import NETWORK, PutOptions
-from fastxfer.upload import Upload
+from fastxfer.upload_thread import UploadThread
 from fastxfer.uploading import begin_upload
 
 EPILOG = """\
@@ -37,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
         "words",
         metavar="PATH URL",
         nargs="*",
-        help="a file, and s3://BUCKET/KEY or oss://BUCKET/KEY; with / at the end the file's name is added",
+        help="a file, and s3://BUCKET/KEY or oss://BUCKET/KEY, with / at the end the file's name is added; "
+        "or tus+https://HOST/PATH, where a tus server begins uploads",
     )
     own = [Option.of(each) for each in fields(PutOptions)]
     network = transfer_options(only=NETWORK)
@@ -75,7 +76,7 @@ def add_output(parser: Parser) -> None:
     )
 
 
-def _show(upload: Upload, *, as_json: bool, bar: bool) -> dict[str, object]:
+def _show(upload: UploadThread, *, as_json: bool, bar: bool) -> dict[str, object]:
     """Shows how it goes until it is over; returns the result's fields. Raises its error."""
     if bar and not upload.over.wait(BAR_AFTER_S):
         _watch(upload, as_json)
@@ -85,7 +86,7 @@ def _show(upload: Upload, *, as_json: bool, bar: bool) -> dict[str, object]:
     return upload.wait().to_dict()
 
 
-def _watch(upload: Upload, as_json: bool) -> None:
+def _watch(upload: UploadThread, as_json: bool) -> None:
     """Shows the bar, and the events too if asked for, until it is over."""
     from fastxfer.progress.bar import Bar
 

@@ -28,11 +28,14 @@ VERSION = 1
 MAX_FILE = 4 << 20
 MAX_PARTS = 10_000
 MAX_ETAG = 256
+MAX_MARK = 2300
 _HEADER = struct.Struct("<8sIIQ")
 _CRC = struct.Struct("<Q")
 _HASH_DIGITS = 12
-_UPLOAD_ID = re.compile(r"[\x21-\x7e]{1,1024}")
+_UPLOAD_ID = re.compile(r"[\x21-\x7e]{1,2048}")
 _ETAG = re.compile(rf"[\x20-\x7e]{{1,{MAX_ETAG}}}")
+_MARK = re.compile(rf"[\x20-\x7e]{{1,{MAX_MARK}}}")
+"""What stands for an ETag where the upload goes to a tus server: the URL of one is in it."""
 _HEX64 = re.compile(r"[0-9a-f]{16}")
 _SALVAGE = re.compile(rb'\A\{"upload_id":("(?:[^"\\]|\\.){1,2048}"),"target":("(?:[^"\\]|\\.){1,8192}"),')
 
@@ -137,7 +140,8 @@ def _from_json(value: Any) -> UploadState:
     if not isinstance(value, dict):
         raise ValueError("not an object")
     size = _number(value["size"], 0, 2**63 - 1)
-    part_size = _number(value["part_size"], 1, 5 << 30)
+    tus = _text(value["target"]).startswith("tus+")
+    part_size = _number(value["part_size"], 1, 2**63 - 1 if tus else 5 << 30)
     count = max(1, -(-size // part_size))
     if count > MAX_PARTS:
         raise ValueError("too many parts")
@@ -145,7 +149,7 @@ def _from_json(value: Any) -> UploadState:
     for number, crc, etag in value["parts"]:
         if _number(number, 1, count) in parts:
             raise ValueError("a part twice")
-        parts[number] = SentPart(_matching(crc, _HEX64), _matching(etag, _ETAG))
+        parts[number] = SentPart(_matching(crc, _HEX64), _matching(etag, _MARK if tus else _ETAG))
     if value["crc"] not in ("crc64nvme", "crc64xz"):
         raise ValueError("an unknown checksum")
     identity = FileIdentity(
