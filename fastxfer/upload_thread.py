@@ -85,7 +85,7 @@ class UploadThread:
         self.progress = replace(self.progress, eta=None, connections=0, state=state, note=str(error))
 
     def _tell(self, moment: Moment) -> None:
-        rate = self._meter.update(moment.transferred + moment.done, time.monotonic())
+        rate = self._meter.update(moment.done, time.monotonic())
         size = self.progress.size or 0
         self.progress = replace(
             self.progress,
