@@ -82,8 +82,9 @@ class Rig:
         return sorted(each.call.part for each in self._proxy.calls("UploadPart"))
 
     def operations(self) -> list[str]:
-        """Returns what was asked for since `begin`, in the order of the ends."""
-        return [each.call.operation for each in self._proxy.calls()]
+        """Returns what was asked for since `begin` and has ended, in the order of the beginnings."""
+        calls = sorted(self._proxy.calls(), key=lambda each: each.request.number)
+        return [each.call.operation for each in calls]
 
     def listed(self) -> list[str]:
         """Returns the ids of the uploads that the store has."""
