@@ -226,7 +226,7 @@ def test_a_signal_puts_everything_back_in_line(
 ) -> None:
     things = {}
     for i in range(3):
-        thing = objects.make(2 * MIB, seed=10 + i, name=f"signal-{i}")
+        thing = objects.make(4 * MIB, seed=10 + i, name=f"signal-{i}")
         url = own_nginx.url(thing.name, prefix="/slow256k")
         things[queue.add(url, folder / thing.name, connections=2)] = thing
     with runner(queue, jobs=2) as process:
