@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from fastxfer._native.reader import Reader
-from fastxfer.engine.loop import before_exit
+from fastxfer.background import Background
 from fastxfer.errors import (
     ChecksumError,
     FastxferError,
-    InterruptedTransferError,
     LocalChangedError,
     OptionError,
     Retry,
@@ -23,24 +20,19 @@ from fastxfer.errors import (
 )
 from fastxfer.local_file import LocalFile
 from fastxfer.options import TransferOptions
-from fastxfer.plan.parts import AMAZON_MIN_PART, MIN_PART, PartGrid, grid_for
-from fastxfer.plan.rates import RateMeter
-from fastxfer.progress.snapshot import Progress
+from fastxfer.plan.parts import PartGrid, grid_for
 from fastxfer.put_options import PutOptions
 from fastxfer.results import PutResult
 from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.upload_file import UploadFile
 from fastxfer.store_calls import StoreCalls
-from fastxfer.upload_job import Job, Moment
+from fastxfer.upload_job import FileJob
 from fastxfer.upload_parts import upload_parts
 from fastxfer.upload_store import Seen, UploadStore
 
-_AMAZON = re.compile(r"\.amazonaws\.(com|eu)(\.cn)?(:\d+)?\Z")
-_running: set[Upload] = set()
 
-
-class Upload:
+class Upload(Background[PutResult]):
     """See the module. All may be called from any thread; `over` is set at its end. Raises OptionError for a
     URL or an option that cannot be used.
     """
@@ -50,60 +42,13 @@ class Upload:
     ) -> None:
         self.path = Path(os.fsdecode(path))
         self.location = target_of(url, self.path)
+        super().__init__(str(self.location))
         self._put = put
         self._options = replace(options, connections=put.connections)
-        self._stop = threading.Event()
-        self._meter = RateMeter()
-        self._began = time.monotonic()
-        self.over = threading.Event()
-        self.result: PutResult | None = None
-        self.error: FastxferError | None = None
-        self.progress = Progress(url=str(self.location))
-        self._notes: list[str] = []
-        self._thread = threading.Thread(target=self._run, name="fastxfer-upload", daemon=True)
-
-    def begin(self) -> None:
-        """Starts it."""
-        self._thread.start()
-
-    def cancel(self) -> None:
-        """Ends it; what the store has is kept to go on from."""
-        self._stop.set()
-
-    @property
-    def done(self) -> bool:
-        """True when it is over."""
-        return self.over.is_set()
-
-    def wait(self) -> PutResult:
-        """Waits for its end. Returns the result, or raises the error."""
-        self.over.wait()
-        if self.error is not None:
-            raise self.error
-        assert self.result is not None
-        return self.result
 
     # ---- its thread ----
 
-    def _run(self) -> None:
-        _running.add(self)
-        try:
-            self.result = self._upload()
-            self.progress = replace(self.progress, eta=0.0, connections=0, state="done", note="")
-        except FastxferError as error:
-            self._end_with(error)
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
-            self._end_with(FastxferError(f"internal error: {type(error).__name__}: {error}"))
-        finally:
-            _running.discard(self)
-            self.over.set()
-
-    def _end_with(self, error: FastxferError) -> None:
-        self.error = error
-        state = "cancelled" if isinstance(error, InterruptedTransferError) else "failed"
-        self.progress = replace(self.progress, eta=None, connections=0, state=state, note=str(error))
-
-    def _upload(self) -> PutResult:
+    def _work(self) -> PutResult:
         with ExitStack() as stack:
             file = LocalFile(self.path)
             stack.callback(file.close)
@@ -111,10 +56,8 @@ class Upload:
             calls = StoreCalls(StoreAccess.of(self.location, self._options), self._options, self._stop)
             stack.callback(calls.close)
             store = UploadStore(calls, self._options.headers)
-            address = calls.access.address
-            least = AMAZON_MIN_PART if _AMAZON.search(address.authority) else MIN_PART
-            grid = grid_for(file.size, self._put.part_size, least)
-            endpoint = f"{address.scheme}://{address.authority}"
+            grid = grid_for(file.size, self._put.part_size, store.least_part)
+            endpoint = store.endpoint
             directory = Path(self._put.checkpoint_dir or self.path.parent)
             where = f"{self.location} at {endpoint}"
             if grid.count == 1 and not UploadFile.is_there(self.path, where, directory):
@@ -139,7 +82,7 @@ class Upload:
         self, file: LocalFile, store: UploadStore, grid: PartGrid, kept: UploadFile, endpoint: str
     ) -> PutResult:
         connections = self._options.connections
-        job = Job(file, store, grid, kept, connections=connections, endpoint=endpoint, stop=self._stop)
+        job = FileJob(file, store, grid, kept, connections=connections, endpoint=endpoint, stop=self._stop)
         try:
             outcome = upload_parts(job, self._tell)
         finally:
@@ -154,22 +97,6 @@ class Upload:
             sent=outcome.sent,
             resumed=outcome.resumed,
             upload_id=outcome.upload_id,
-        )
-
-    def _tell(self, moment: Moment) -> None:
-        rate = self._meter.update(moment.transferred + moment.done, time.monotonic())
-        size = self.progress.size or 0
-        self.progress = replace(
-            self.progress,
-            done=moment.done,
-            transferred=moment.transferred,
-            resumed=moment.resumed,
-            rate=rate,
-            eta=(size - moment.done) / rate if rate > 0 else None,
-            connections=moment.connections,
-            state="waiting" if moment.waiting else "running",
-            chunks=moment.chunks,
-            note=moment.notes[-1] if moment.notes else "",
         )
 
     # ---- in one request ----
@@ -260,13 +187,3 @@ def target_of(url: str, path: Path) -> Location:
     if not path.name:
         raise OptionError("the URL names no object: write s3://BUCKET/KEY or oss://BUCKET/KEY")
     return parse_location(f"{location}{path.name}")
-
-
-def _stop_all() -> None:
-    for upload in list(_running):
-        upload.cancel()
-    for upload in list(_running):
-        upload.over.wait()
-
-
-before_exit(_stop_all)

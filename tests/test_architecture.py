@@ -42,6 +42,7 @@ ROOM_OF = {
     "fastxfer.sampling": "drivers",
     "fastxfer.metalinks": "drivers",
     "fastxfer.probing": "drivers",
+    "fastxfer.background": "drivers",
     "fastxfer.upload": "drivers",
     "fastxfer.upload_parts": "drivers",
     "fastxfer.upload_job": "drivers",
