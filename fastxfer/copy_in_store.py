@@ -1,7 +1,7 @@
 """A copy that the store makes by itself: no byte of it passes here.
 
-The store is told the ETag that the source has to have; since not all of them look at that, the source is
-looked at once more before the object is put together.
+The store is told the ETag that the source has to have; since not all of them look at that (Ceph RGW), the
+source is looked at once more before the object is put together.
 """
 
 from __future__ import annotations

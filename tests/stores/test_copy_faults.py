@@ -303,7 +303,7 @@ def test_a_source_that_is_gone_in_the_midst_is_not_found(rig: CopyRig) -> None:
 def test_a_store_that_copies_by_itself_never_makes_a_mix(
     request: pytest.FixtureRequest, tmp_path: Path, name: str, at: int
 ) -> None:
-    """Not all stores look at the ETag that they are told."""
+    """Ceph RGW does not look at the ETag that it is told."""
     store: Store = request.getfixturevalue(name).store().make_bucket()
     old, new = make_bytes(3 * S3_PART, 1), make_bytes(3 * S3_PART, 2)
     store.put("o", old)
