@@ -17,6 +17,7 @@ SANITIZE = os.environ.get("FASTXFER_SANITIZE")
 KERNELS = {
     "checksum": ["crc64.c", "crc64_portable.c", "crc64_x86.c", "crc64_arm.c", "crc32c.c"],
     "bitmap": ["bitmap.c"],
+    "memory": ["crc64.c", "crc64_portable.c", "crc64_x86.c", "crc64_arm.c"],
     "reader": ["crc64.c", "crc64_portable.c", "crc64_x86.c", "crc64_arm.c"],
     "writer": [
         "writer.c",

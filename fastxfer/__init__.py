@@ -12,10 +12,11 @@ from fastxfer._version import __version__
 from fastxfer.api import Transfer, fetch, probe, start, verify
 from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a whole
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, PendingUpload, PutResult, RemoteObject, VerifyResult
+from fastxfer.results import CopyResult, FetchResult, PendingUpload, PutResult, RemoteObject, VerifyResult
 
 if TYPE_CHECKING:
     from fastxfer.batch import BatchResult
+    from fastxfer.copying import copy
     from fastxfer.many import fetch_many, read_inputs
     from fastxfer.queue import Queue, QueueItem
     from fastxfer.uploading import abort_uploads, list_uploads, put
@@ -26,6 +27,7 @@ _DEFERRED = {
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
     "abort_uploads": "fastxfer.uploading",
+    "copy": "fastxfer.copying",
     "fetch_many": "fastxfer.many",
     "list_uploads": "fastxfer.uploading",
     "put": "fastxfer.uploading",
@@ -34,6 +36,7 @@ _DEFERRED = {
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
+    "CopyResult",
     "FetchResult",
     "PendingUpload",
     "Progress",
@@ -45,6 +48,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "VerifyResult",
     "__version__",
     "abort_uploads",
+    "copy",
     "errors",
     "fetch",
     "fetch_many",

@@ -191,6 +191,59 @@ class PutResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyResult:
+    """A finished copy. Sizes in bytes, `elapsed` in seconds.
+
+    `url` is the object that was made, `source` what was copied, both without secrets. `by` says who moved the
+    bytes: "relay" (ranges of the source, through here), "stream" (through here in one stream, since its
+    server gives no ranges) or "store" (the store that holds both, by itself). `etag`, `version_id`, `parts`,
+    `parts_sent`, `parts_resumed` and `upload_id` are as those of a PutResult.
+
+    `checksums` holds the CRCs of the bytes that went through here, by name, in lower-case hex; a copy that
+    the store makes has none. `source_verified` says by what these were found to be the source's: "checksum"
+    (the caller's), "server" (the source told a CRC of all its bytes) or "none" (each answer was of one
+    version of it, by its ETag or date). `verified` says by what the object was found to be what was read:
+    "server" (the store told the CRC of all its bytes), "etag" or "none", as in a PutResult; of a copy by the
+    store, that both objects have one CRC, or one ETag.
+    """
+
+    url: str
+    source: str
+    size: int
+    etag: str = ""
+    version_id: str | None = None
+    by: str = "relay"
+    parts: int = 1
+    parts_sent: int = 1
+    parts_resumed: int = 0
+    upload_id: str = ""
+    checksums: dict[str, str] = field(default_factory=dict)
+    verified: str = "none"
+    source_verified: str = "none"
+    elapsed: float = 0.0
+    requests: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        parts = [f"{self.url}: {format_size(self.size)} in {took}"]
+        if self.parts > 1:
+            resumed = f", {self.parts_resumed} of them before" if self.parts_resumed else ""
+            parts.append(f"{self.parts} parts{resumed}")
+        if self.by == "store":
+            parts.append("copied by the store")
+        if self.source_verified != "none":
+            parts.append("the source's checksum holds")
+        how = {"server": "verified by the store's checksum", "etag": "verified by its ETag"}
+        parts.append(how.get(self.verified, "nothing to verify against"))
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class PendingUpload:
     """An upload in parts that was begun and neither completed nor aborted. `url` is the object that it would
     become, `initiated` when it was begun, in the store's words.

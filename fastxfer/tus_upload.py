@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fastxfer._native.checksum import crc64nvme_combine
+from fastxfer.background import Background
 from fastxfer.errors import (
     BadResponseError,
     FastxferError,
@@ -41,7 +42,6 @@ from fastxfer.tus_server import TusServer
 from fastxfer.tus_start import Start, Work, begun, name_field, resumed
 from fastxfer.units import format_size
 from fastxfer.upload_job import Moment
-from fastxfer.upload_thread import UploadThread
 
 SAVE_S = 1.0
 TICK_S = 0.1
@@ -50,7 +50,7 @@ RESTARTS = 2
 CELLS = 64
 
 
-class TusUpload(UploadThread):
+class TusUpload(Background[PutResult]):
     """See the module. Raises OptionError for a URL or an option that cannot be used."""
 
     def __init__(
@@ -59,7 +59,9 @@ class TusUpload(UploadThread):
         self._source = HttpSource.of(tus.http_url(url), options)
         tus.check_fields(self._source.headers)
         self._target = f"tus+{self._source.display}"
-        super().__init__(path, self._target, put)
+        super().__init__(self._target)
+        self.path = Path(os.fsdecode(path))
+        self._put = put
         self._options = options
         self._start = Start()
         self._now = Moment()
@@ -68,7 +70,7 @@ class TusUpload(UploadThread):
         self._save_every_s = SAVE_S
         self._saved: list[tuple[int, tus.Mark]] = []
 
-    def _upload(self) -> PutResult:
+    def _work(self) -> PutResult:
         with ExitStack() as stack:
             file = LocalFile(self.path)
             stack.callback(file.close)

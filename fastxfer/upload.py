@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from fastxfer._native.reader import Reader
+from fastxfer.background import Background
 from fastxfer.errors import (
     ChecksumError,
     FastxferError,
@@ -20,32 +20,35 @@ from fastxfer.errors import (
 )
 from fastxfer.local_file import LocalFile
 from fastxfer.options import TransferOptions
-from fastxfer.plan.parts import AMAZON_MIN_PART, MIN_PART, PartGrid, grid_for
+from fastxfer.plan.parts import PartGrid, grid_for
 from fastxfer.put_options import PutOptions
 from fastxfer.results import PutResult
 from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.upload_file import UploadFile
 from fastxfer.store_calls import StoreCalls
-from fastxfer.upload_job import Job
+from fastxfer.upload_job import FileJob
 from fastxfer.upload_parts import upload_parts
 from fastxfer.upload_store import Seen, UploadStore
-from fastxfer.upload_thread import UploadThread
-
-_AMAZON = re.compile(r"\.amazonaws\.(com|eu)(\.cn)?(:\d+)?\Z")
 
 
-class Upload(UploadThread):
-    """See the module. Raises OptionError for a URL or an option that cannot be used."""
+class Upload(Background[PutResult]):
+    """See the module. All may be called from any thread; `over` is set at its end. Raises OptionError for a
+    URL or an option that cannot be used.
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], url: str, put: PutOptions, options: TransferOptions
     ) -> None:
-        self.location = target_of(url, Path(os.fsdecode(path)))
-        super().__init__(path, str(self.location), put)
+        self.path = Path(os.fsdecode(path))
+        self.location = target_of(url, self.path)
+        super().__init__(str(self.location))
+        self._put = put
         self._options = replace(options, connections=put.connections)
 
-    def _upload(self) -> PutResult:
+    # ---- its thread ----
+
+    def _work(self) -> PutResult:
         with ExitStack() as stack:
             file = LocalFile(self.path)
             stack.callback(file.close)
@@ -53,10 +56,8 @@ class Upload(UploadThread):
             calls = StoreCalls(StoreAccess.of(self.location, self._options), self._options, self._stop)
             stack.callback(calls.close)
             store = UploadStore(calls, self._options.headers)
-            address = calls.access.address
-            least = AMAZON_MIN_PART if _AMAZON.search(address.authority) else MIN_PART
-            grid = grid_for(file.size, self._put.part_size, least)
-            endpoint = f"{address.scheme}://{address.authority}"
+            grid = grid_for(file.size, self._put.part_size, store.least_part)
+            endpoint = store.endpoint
             directory = Path(self._put.checkpoint_dir or self.path.parent)
             where = f"{self.location} at {endpoint}"
             if grid.count == 1 and not UploadFile.is_there(self.path, where, directory):
@@ -81,7 +82,7 @@ class Upload(UploadThread):
         self, file: LocalFile, store: UploadStore, grid: PartGrid, kept: UploadFile, endpoint: str
     ) -> PutResult:
         connections = self._options.connections
-        job = Job(file, store, grid, kept, connections=connections, endpoint=endpoint, stop=self._stop)
+        job = FileJob(file, store, grid, kept, connections=connections, endpoint=endpoint, stop=self._stop)
         try:
             outcome = upload_parts(job, self._tell)
         finally:

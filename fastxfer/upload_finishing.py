@@ -76,13 +76,14 @@ class Finisher:
         return None
 
     def _is_ours(self, seen: Seen) -> bool:
-        if seen.crc is not None:
-            return seen.crc == self._job.whole_crc()
+        crc = self._job.whole_crc()
+        if seen.crc is not None and crc is not None:
+            return seen.crc == crc
         if is_md5(seen.etag):
             return seen.etag == self._job.whole_md5()
         return bool(seen.etag) and seen.etag == self._job.expected_etag()
 
-    def verified(self, seen: Seen, crc: int) -> tuple[Seen, str]:
+    def verified(self, seen: Seen, crc: int | None) -> tuple[Seen, str]:
         """Returns what the store has, and by what it was found to be right. Raises ChecksumError."""
         expected = self._job.expected_etag()
         if seen.crc is None and (not seen.etag or seen.etag != expected):
@@ -95,7 +96,7 @@ class Finisher:
             seen = Seen(
                 looked.size, looked.etag or seen.etag, looked.crc, seen.version_id or looked.version_id
             )
-        if seen.crc is not None:
+        if seen.crc is not None and crc is not None:
             self._job.store.check_crc(seen.crc, crc, f"uploaded to {self._job.store.name}")
             return seen, "server"
         if expected is None or not seen.etag:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from fastxfer._native.checksum import crc64nvme_combine, crc64xz_combine
+from fastxfer._native.checksum import crc32c_combine, crc64nvme_combine, crc64xz_combine
 from fastxfer.errors import FastxferError, InterruptedTransferError, StorageError
 from fastxfer.local_file import LocalFile
 from fastxfer.plan.parts import PartGrid, Parts
-from fastxfer.storage.upload_file import SentPart, UploadFile, UploadState
+from fastxfer.storage.upload_file import SentPart, UploadFile, UploadState, WorkingFile
 from fastxfer.store_calls import stopped
 from fastxfer.units import format_size
 from fastxfer.upload_store import UploadStore, etag_of_parts
 
 SAVE_S = 1.0
 _BLOCK = 1 << 20
-_COMBINE = {"crc64nvme": crc64nvme_combine, "crc64xz": crc64xz_combine}
+_COMBINE = {"crc64nvme": crc64nvme_combine, "crc64xz": crc64xz_combine, "crc32c": crc32c_combine}
+
+
+def combined(name: str, parts: Iterable[tuple[int, int]]) -> int:
+    """Returns the CRC of bytes in a row, from (CRC, length) of each stretch."""
+    combine, crc = _COMBINE[name], 0
+    for of_part, length in parts:
+        crc = combine(crc, of_part, length)
+    return crc
 
 
 class Gone(Exception):
@@ -43,7 +53,7 @@ class Moment:
     notes: list[str] = field(default_factory=list)
 
 
-class Job:
+class Job(ABC):
     """See the module. Belongs to the upload's thread.
 
     `grid`, `state` and `upload_id` are those of the upload that is under way; `crcs` and `etags` are known of
@@ -51,18 +61,19 @@ class Job:
     sent more than once: then the ETag of the whole need not be that of its parts.
     """
 
+    save_s = SAVE_S
+    """The checkpoint is written so often, and less often where that takes long."""
+
     def __init__(
         self,
-        file: LocalFile,
         store: UploadStore,
         grid: PartGrid,
-        kept: UploadFile,
+        kept: WorkingFile | None,
         *,
         connections: int,
         endpoint: str,
         stop: threading.Event,
     ) -> None:
-        self.file = file
         self.store = store
         self.calls = store.calls
         self.kept = kept
@@ -73,7 +84,7 @@ class Job:
         self._wanted = grid
         self._unsaved = False
         self._saved_at = 0.0
-        self._save_every_s = SAVE_S
+        self._save_every_s = self.save_s
         self.begin_anew("")
 
     def begin_anew(self, upload_id: str) -> None:
@@ -95,7 +106,7 @@ class Job:
     def kept_words(self) -> str | None:
         """Returns what is kept to go on from, in words."""
         done = self.state.done
-        if not self.upload_id or not done:
+        if not self.upload_id or not done or self.kept is None:
             return None
         there = sum(map(self.grid.length, done))
         return (
@@ -112,7 +123,8 @@ class Job:
         if self.upload_id:
             self.abort_quietly(self.upload_id)
         self.begin_anew("")
-        self.kept.remove()
+        if self.kept is not None:
+            self.kept.remove()
 
     def abort_quietly(self, upload_id: str) -> None:
         """Ends an upload; where that fails, a note says so. Raises only InterruptedTransferError."""
@@ -133,21 +145,18 @@ class Job:
     def save(self) -> None:
         """Writes the checkpoint. Raises StorageError."""
         began = time.monotonic()
-        parts = {n: SentPart(f"{self.crcs[n]:016x}", self.etags[n]) for n in self.state.done}
-        self.kept.save(
-            UploadState(
-                self.upload_id,
-                self.store.name,
-                self.endpoint,
-                self.grid.part_size,
-                self.file.identity,
-                self.store.crc_name,
-                parts,
-            )
-        )
+        self._write()
         self._saved_at = time.monotonic()
-        self._save_every_s = max(SAVE_S, 20 * (self._saved_at - began))
+        self._save_every_s = max(self.save_s, 20 * (self._saved_at - began))
         self._unsaved = False
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Writes the checkpoint. Raises StorageError."""
+
+    @abstractmethod
+    def whole_md5(self) -> str:
+        """Returns the MD5 of all bytes, "" where it is not to be had: what rclone's server gives as ETag."""
 
     def save_in_time(self, now: float) -> None:
         """Writes the checkpoint when it is time for it. Raises StorageError."""
@@ -162,19 +171,42 @@ class Job:
             except StorageError as error:
                 self.note(str(error))
 
-    def whole_crc(self) -> int:
-        """Returns the CRC of the file, of those of its parts."""
-        combine, crc = _COMBINE[self.store.crc_name], 0
-        for number in range(1, self.grid.count + 1):
-            crc = combine(crc, self.crcs[number], self.grid.length(number))
-        return crc
+    def whole_crc(self) -> int | None:
+        """Returns the CRC of all bytes, of those of its parts; None where they are not known."""
+        lengths = map(self.grid.length, range(1, self.grid.count + 1))
+        crcs = (self.crcs[number] for number in range(1, self.grid.count + 1))
+        return combined(self.store.crc_name, zip(crcs, lengths, strict=True))
 
     def expected_etag(self) -> str | None:
         """Returns the ETag that the object has where it is made of its parts' MD5s; None where it is not."""
         return etag_of_parts(self.etags[number] for number in range(1, self.grid.count + 1))
 
+
+class FileJob(Job):
+    """One that uploads a file."""
+
+    def __init__(
+        self, file: LocalFile, store: UploadStore, grid: PartGrid, kept: UploadFile, **more: Any
+    ) -> None:
+        super().__init__(store, grid, kept, **more)
+        self.file = file
+        self.checkpoint = kept
+
+    def _write(self) -> None:
+        parts = {n: SentPart(f"{self.crcs[n]:016x}", self.etags[n]) for n in self.state.done}
+        self.checkpoint.save(
+            UploadState(
+                self.upload_id,
+                self.store.name,
+                self.endpoint,
+                self.grid.part_size,
+                self.file.identity,
+                self.store.crc_name,
+                parts,
+            )
+        )
+
     def whole_md5(self) -> str:
-        """Returns the MD5 of the file: what rclone's server gives as ETag."""
         hasher = hashlib.md5(usedforsecurity=False)
         for start in range(0, self.grid.size, _BLOCK):
             if self.stop.is_set():

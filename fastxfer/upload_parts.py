@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from fastxfer.errors import FastxferError, LocalChangedError
 from fastxfer.upload_finishing import Finisher
-from fastxfer.upload_job import Gone, Job, Moment
+from fastxfer.upload_job import FileJob, Gone, Moment
 from fastxfer.upload_resuming import Resumer
-from fastxfer.upload_sending import Sender
+from fastxfer.upload_sending import FileSender
 from fastxfer.upload_store import Seen
 
 THREADS = 3
@@ -35,7 +35,7 @@ class Outcome:
     upload_id: str
 
 
-def upload_parts(job: Job, tell: Callable[[Moment], object]) -> Outcome:
+def upload_parts(job: FileJob, tell: Callable[[Moment], object]) -> Outcome:
     """Uploads. `tell` is called often, with a Moment that is not to be kept.
 
     Raises FastxferError; the checkpoint is kept then, and `kept` says what is there.
@@ -62,15 +62,16 @@ def upload_parts(job: Job, tell: Callable[[Moment], object]) -> Outcome:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _once(job: Job, pool: Executor, tell: Callable[[Moment], object]) -> Outcome:
+def _once(job: FileJob, pool: Executor, tell: Callable[[Moment], object]) -> Outcome:
     seen = Resumer(job, pool).begin()
     finisher = Finisher(job)
     if seen is None:
-        Sender(job, pool, tell).send_all()
+        FileSender(job, pool, tell).send_all()
         job.file.check()
         job.save()
         seen = finisher.complete()
     crc = job.whole_crc()
+    assert crc is not None
     seen, verified = finisher.verified(seen, crc)
-    job.kept.remove()
+    job.checkpoint.remove()
     return Outcome(seen, crc, verified, job.grid.count, job.sent, job.resumed, job.upload_id)

@@ -15,14 +15,14 @@ from fastxfer.plan.parts import Listed, PartGrid, is_confirmed
 from fastxfer.storage.upload_file import NewerCheckpointError, UploadState, decode, salvage
 from fastxfer.store_calls import stopped
 from fastxfer.upload_finishing import Finisher
-from fastxfer.upload_job import Job
+from fastxfer.upload_job import FileJob
 from fastxfer.upload_store import Seen
 
 
 class Resumer:
     """See the module."""
 
-    def __init__(self, job: Job, pool: Executor) -> None:
+    def __init__(self, job: FileJob, pool: Executor) -> None:
         self._job = job
         self._pool = pool
 
@@ -50,7 +50,7 @@ class Resumer:
 
     def _saved(self) -> UploadState | None:
         """Returns what the checkpoint says, if it is of this file as it is now."""
-        data = self._job.kept.load()
+        data = self._job.checkpoint.load()
         if data is None:
             return None
         try:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastxfer._native.reader import Reader
 from fastxfer.errors import (
@@ -18,18 +18,23 @@ from fastxfer.errors import (
     StoreNotFoundError,
     UploadGoneError,
 )
-from fastxfer.plan.parts import Listed, merged, unquoted
-from fastxfer.plan.response import Headers
+from fastxfer.plan.parts import AMAZON_MIN_PART, MIN_PART, Listed, merged, unquoted
+from fastxfer.plan.ranges import Span
+from fastxfer.plan.response import Headers, Identity
+from fastxfer.sources.locations import encode, encode_key
 from fastxfer.sources.multipart import (
+    Copied,
     PendingUpload,
     UploadedPart,
     UploadsPage,
     complete_body,
     read_completed,
+    read_copied,
     read_parts,
     read_started,
     read_uploads,
 )
+from fastxfer.sources.store_access import StoreAccess
 from fastxfer.store_calls import PATIENCE, Answer, Ask, Pairs, StoreCalls
 
 CRC_OF = {"s3": "crc64nvme", "oss": "crc64xz"}
@@ -38,6 +43,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _CRC_FIELD = {"s3": "x-amz-checksum-crc64nvme", "oss": "x-oss-hash-crc64ecma"}
 _DECIMAL = re.compile(r"[0-9]{1,20}")
 MAX_PAGES = 10_000
+_AMAZON = re.compile(r"\.amazonaws\.(com|eu)(\.cn)?(:\d+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,17 @@ class UploadStore:
         self.knows_crc = self.kind == "oss"
         self._fields = fields
 
+    @property
+    def least_part(self) -> int:
+        """The least size of a part but the last, as far as it is known."""
+        return AMAZON_MIN_PART if _AMAZON.search(self.calls.access.address.authority) else MIN_PART
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is, as a checkpoint has it."""
+        address = self.calls.access.address
+        return f"{address.scheme}://{address.authority}"
+
     # ---- the object at once ----
 
     def put(self, body: Reader, crc: int, md5: bytes) -> Seen:
@@ -146,6 +163,43 @@ class UploadStore:
             headers=self._sums(crc, md5),
             body=body,
         )
+
+    def part_copy(self, upload_id: str, number: int, source: Pairs) -> Ask:
+        """Returns the request that has the store copy a part by itself; see `copy_source`."""
+        return Ask(
+            "PUT",
+            f"cannot copy part {number} of {self.name}",
+            query=(("partNumber", str(number)), ("uploadId", upload_id)),
+            headers=source,
+            body=b"",
+            patience=PATIENCE,
+        )
+
+    def copied(self, answer: Answer) -> Copied:
+        """Returns what the store said of what it copied. Raises BadResponseError and StoreError."""
+        return read_copied(answer.body, answer.headers)
+
+    def copy_source(self, source: StoreAccess, origin: Identity, span: Span | None = None) -> Pairs:
+        """Returns the fields that name another object of the store, or a range of it, as what is copied."""
+        prefix = "x-amz-copy-source" if self.kind == "s3" else "x-oss-copy-source"
+        named = f"/{source.location.bucket}/{encode_key(source.location.key)}"
+        if origin.version is not None:
+            named += f"?versionId={encode(origin.version)}"
+        fields: Pairs = ((prefix, named),)
+        if origin.etag is not None:
+            fields += ((f"{prefix}-if-match", origin.etag),)
+        if span is not None:
+            fields += ((f"{prefix}-range", f"bytes={span[0]}-{span[1] - 1}"),)
+        return fields
+
+    def copy_whole(self, source: Pairs) -> Seen:
+        """Has the store copy an object in one request; the fields are ours, not the source's."""
+        directive = "x-amz-metadata-directive" if self.kind == "s3" else "x-oss-metadata-directive"
+        fields = (*source, (directive, "REPLACE"), *self._fields)
+        ask = Ask("PUT", f"cannot copy to {self.name}", headers=fields, body=b"", patience=PATIENCE)
+        answer = self.calls.ask(ask)
+        found = read_copied(answer.body, answer.headers)
+        return replace(self._seen(answer.headers, None), etag=unquoted(found.etag))
 
     def _sums(self, crc: int, md5: bytes | None) -> Pairs:
         told: list[tuple[str, str]] = []
@@ -199,13 +253,13 @@ class UploadStore:
     def _listed(self, part: UploadedPart) -> Listed:
         return Listed(part.size, unquoted(part.etag), dict(part.checksums).get(self.crc_name, ""))
 
-    def complete(self, upload_id: str, etags: Mapping[int, str], crc: int, size: int) -> Seen:
+    def complete(self, upload_id: str, etags: Mapping[int, str], crc: int | None, size: int) -> Seen:
         """Has the store put the parts together; asks once. The size that is returned is ours, not the
         store's. Raises StoreError, also where the answer was 200 and tells of a failure.
         """
         body = complete_body((UploadedPart(number, etag) for number, etag in etags.items()), self.kind)
         fields: Pairs = (("Content-Type", "application/xml"),)
-        if self.kind == "s3" and self.knows_crc:
+        if self.kind == "s3" and self.knows_crc and crc is not None:
             own = (("x-amz-checksum-type", "FULL_OBJECT"), (_CRC_FIELD["s3"], base64_of(crc)))
             fields = (*fields, *own)
         ask = Ask(

@@ -13,7 +13,6 @@ from fastxfer.results import PendingUpload, PutResult
 from fastxfer.sources.tus import is_tus
 from fastxfer.tus_upload import TusUpload
 from fastxfer.upload import Upload
-from fastxfer.upload_thread import UploadThread
 from fastxfer.uploads import end_uploads, find_uploads
 
 
@@ -71,7 +70,7 @@ def put(
             reporter.join()
 
 
-def begin_upload(path: Path, url: str, **options: Any) -> UploadThread:
+def begin_upload(path: Path, url: str, **options: Any) -> Upload | TusUpload:
     """Begins an upload with the options of `put`, and returns it. Raises OptionError and TypeError."""
     own = {name: value for name, value in options.items() if name in PutOptions.__dataclass_fields__}
     network = {name: value for name, value in options.items() if name not in own}

@@ -5,6 +5,7 @@ bytes object to libcurl, so that each byte is copied into one either way, and pr
 page; a file that somebody cuts meanwhile is a short read, and no SIGBUS.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EFAULT, EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
@@ -93,3 +94,34 @@ cdef class Reader:
         if not self.error:
             return ""
         return "it was cut by somebody else" if self.error == EFAULT else os.strerror(self.error)
+
+
+cdef class MemoryReader(Reader):
+    """The same for bytes that are in memory, any object with a C-contiguous buffer. It is held until the reader is gone."""
+    cdef Py_buffer view
+    cdef bint held
+
+    def __init__(self, data, bint xz=False):
+        if self.held:
+            raise ValueError("a reader is made once")
+        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+        self.held = True
+        Reader.__init__(self, -1, 0, self.view.len, xz)
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+    def __call__(self, size_t size):
+        """See `Reader`."""
+        cdef size_t wanted = min(<uint64_t>size, self.stop - self.pos)
+        if wanted == 0:
+            return b""
+        cdef const char *at = <const char *>self.view.buf + self.pos
+        if self.xz:
+            self.crc = fx_crc64xz_extend(self.crc, at, wanted)
+        else:
+            self.crc = fx_crc64nvme_extend(self.crc, at, wanted)
+        self.pos += wanted
+        self.given += wanted
+        return PyBytes_FromStringAndSize(at, wanted)

@@ -1,8 +1,10 @@
+from collections.abc import Callable
 from typing import Final
 
 from typing_extensions import Buffer
 
 from fastxfer._native.bitmap import ChunkLedger
+from fastxfer._native.memory import PartBuffer
 
 COLLECT_LIMIT: Final[int]
 
@@ -29,6 +31,8 @@ class Writer:
     def collect(self) -> None: ...
     def stash(self, room: int) -> None: ...
     def unstash(self, pos: int, stop: int, skip: int, crc: int = 0) -> None: ...
+    def fill(self, buffer: PartBuffer, on_full: Callable[[], object] | None = None) -> None: ...
+    def fill_on(self, buffer: PartBuffer) -> None: ...
     @property
     def stashed(self) -> int: ...
     @property

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
+from fastxfer._native.memory cimport PartBuffer
 
 import os
 
@@ -54,6 +55,7 @@ cdef enum:
     WRITING = 2
     COLLECTING = 3
     STASHING = 4
+    FILLING = 5
 
 # libcurl's CURL_WRITEFUNC_PAUSE (curl/curl.h).
 cdef long PAUSE = 0x10000001
@@ -114,7 +116,7 @@ cdef class Writer:
     """A callable that puts a response's body where it belongs. One thread at a time.
 
     It refuses bytes (the request then fails) until it is told what to do with them: `hold` keeps libcurl waiting, `begin` writes a run into the
-    sink, `stash` keeps a run aside, `collect` an error's body. `received` counts the bytes of body that were taken since it was made.
+    sink, `stash` keeps a run aside, `fill` fills buffers, `collect` keeps an error's body. `received` counts the bytes of body that were taken since it was made.
     """
     cdef fx_writer c
     cdef int mode
@@ -123,6 +125,9 @@ cdef class Writer:
     cdef bytearray collected
     cdef size_t room
     cdef Throttle throttle
+    cdef PartBuffer buffer
+    cdef object on_full
+    cdef size_t carried
     cdef readonly bint waiting
     cdef readonly uint64_t received
     cdef readonly bint overrun
@@ -241,6 +246,7 @@ cdef class Writer:
         """Fails the request at its next byte. What was kept aside is let go."""
         if self.mode == STASHING:
             self.collected = None
+        self.buffer = self.on_full = None
         self.mode = REFUSING
 
     def collect(self):
@@ -255,6 +261,40 @@ cdef class Writer:
         self.overrun = self.waiting = False
         self.error = 0
         self.mode = STASHING
+
+    def fill(self, PartBuffer buffer not None, on_full=None):
+        """Puts the body into a buffer, behind what is there. Where more comes than it has room for the request fails; with `on_full` that is
+        called then, once and inside libcurl, and the rest waits there until `fill_on` and the request is unpaused.
+        """
+        self.carried = 0
+        self.overrun = self.waiting = False
+        self.error = 0
+        self.buffer = buffer
+        self.on_full = on_full
+        self.mode = FILLING
+
+    def fill_on(self, PartBuffer buffer not None):
+        """Goes on with the next buffer. Raises ValueError unless one is full."""
+        if self.mode != HOLDING or self.on_full is None:
+            raise ValueError("no buffer is full")
+        self.buffer = buffer
+        self.mode = FILLING
+
+    cdef object _fill(self, const unsigned char *data, size_t length):
+        # What was taken of a slice before its rest had to wait comes again with the rest.
+        cdef size_t taken = self.buffer.take(data + self.carried, length - self.carried)
+        self.received += taken
+        self.carried += taken
+        if self.carried == length:
+            self.carried = 0
+            return None
+        if self.on_full is None:
+            self.overrun = True
+            return 0
+        self.buffer = None
+        self.mode = HOLDING
+        self.on_full()
+        return PAUSE
 
     @property
     def stashed(self):
@@ -331,6 +371,8 @@ cdef class Writer:
                     return None
                 self.overrun = self.error == 0
                 return taken if self.overrun else 0
+            if self.mode == FILLING:
+                return self._fill(<const unsigned char *>view.buf, view.len)
             if self.mode == HOLDING:
                 return PAUSE
             if self.mode == COLLECTING:

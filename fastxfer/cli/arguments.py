@@ -34,7 +34,11 @@ def _headers_of(texts: list[str]) -> list[str]:
 
 
 # Options that may be given several times (in the environment: on several lines), and how their values join.
-REPEATED: dict[str, Callable[[list[str]], Any]] = {"headers": _headers_of, "checksum": _merge_checksums}
+REPEATED: dict[str, Callable[[list[str]], Any]] = {
+    "headers": _headers_of,
+    "object_headers": _headers_of,
+    "checksum": _merge_checksums,
+}
 # What curl's users type.
 ALIASES = {"headers": ("--header",)}
 

@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
+from fastxfer.background import Background
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Option, Parser, switch, transfer_options, values
 from fastxfer.cli.fetch import BAR_AFTER_S, EVENT_S, FRAME_S
 from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import OptionError
 from fastxfer.put_options import NETWORK, PutOptions
-from fastxfer.upload_thread import UploadThread
 from fastxfer.uploading import begin_upload
 
 EPILOG = """\
@@ -37,8 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         "words",
         metavar="PATH URL",
         nargs="*",
-        help="a file, and s3://BUCKET/KEY or oss://BUCKET/KEY, with / at the end the file's name is added; "
-        "or tus+https://HOST/PATH, where a tus server begins uploads",
+        help="a file, and s3://BUCKET/KEY or oss://BUCKET/KEY; with / at the end the file's name is added",
     )
     own = [Option.of(each) for each in fields(PutOptions)]
     network = transfer_options(only=NETWORK)
@@ -54,13 +54,18 @@ def run(arguments: Sequence[str]) -> int:
     bar = terminal and not quiet and (switch("progress", given.progress) or not as_json)
     upload = begin_upload(*given.words, **values([*own, *network], given))
     stop_on_signals(upload.cancel)
-    result = _show(upload, as_json=as_json, bar=bar)
+    show_to_the_end(upload, name=upload.path.name, as_json=as_json, quiet=quiet, bar=bar)
+    return 0
+
+
+def show_to_the_end(upload: Background[Any], *, name: str, as_json: bool, quiet: bool, bar: bool) -> None:
+    """Shows how an upload goes, and what came of it. Raises its error."""
+    result = _show(upload, name=name, as_json=as_json, bar=bar)
     if as_json:
         output.event("result", result)
     elif not quiet:
         done = upload.wait()
         output.line(output.plain("; ".join([str(done), *done.notes])))
-    return 0
 
 
 def add_output(parser: Parser) -> None:
@@ -76,22 +81,23 @@ def add_output(parser: Parser) -> None:
     )
 
 
-def _show(upload: UploadThread, *, as_json: bool, bar: bool) -> dict[str, object]:
+def _show(upload: Background[Any], *, name: str, as_json: bool, bar: bool) -> dict[str, object]:
     """Shows how it goes until it is over; returns the result's fields. Raises its error."""
     if bar and not upload.over.wait(BAR_AFTER_S):
-        _watch(upload, as_json)
+        _watch(upload, name, as_json)
     while not upload.over.wait(0 if as_json else None):
         output.event("progress", upload.progress.to_dict())
         upload.over.wait(EVENT_S)
-    return upload.wait().to_dict()
+    found: dict[str, object] = upload.wait().to_dict()
+    return found
 
 
-def _watch(upload: UploadThread, as_json: bool) -> None:
+def _watch(upload: Background[Any], name: str, as_json: bool) -> None:
     """Shows the bar, and the events too if asked for, until it is over."""
     from fastxfer.progress.bar import Bar
 
     event_at = 0.0
-    with Bar(name=upload.path.name) as bar:
+    with Bar(name=name) as bar:
         while not upload.done:
             bar.show(upload.progress)
             if as_json and time.monotonic() >= event_at:

@@ -22,6 +22,7 @@ only at the end (EntityTooSmall).
 MAX_PART = 5 << 30
 DEFAULT_PART = 8 << 20
 _STEP = 1 << 20
+_SAME_SIZE = 1000
 _RISE = 4
 """So many parts must arrive before one more is sent at once, after the store asked to be asked less."""
 
@@ -49,6 +50,38 @@ class PartGrid:
         """Returns the bytes of a part."""
         start, stop = self.span(number)
         return stop - start
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces(PartGrid):
+    """How a stream was cut so far: parts of these lengths."""
+
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of parts so far."""
+        return len(self.lengths)
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Returns the half-open range of bytes of a part."""
+        start = sum(self.lengths[: number - 1])
+        return start, start + self.lengths[number - 1]
+
+    def length(self, number: int) -> int:
+        """Returns the bytes of a part."""
+        return self.lengths[number - 1]
+
+    def and_(self, length: int) -> Pieces:
+        """Returns the same with one part more."""
+        return Pieces(self.size + length, self.part_size, (*self.lengths, length))
+
+
+def growing_part(number: int, first: int, most: int) -> int:
+    """Returns the size of a part of an object whose size nobody knows: twice as large after each thousand
+    parts, up to `most`, so that MAX_PARTS go far.
+    """
+    return int(max(first, min(most, first << min(40, (number - 1) // _SAME_SIZE))))
 
 
 def grid_for(size: int, wanted: int | None, least: int = MIN_PART) -> PartGrid:
@@ -236,7 +269,7 @@ def _without(failures: tuple[tuple[int, int], ...], number: int) -> tuple[tuple[
 def cells(grid: PartGrid, done: frozenset[int], sent: Mapping[int, int], most: int = 64) -> str:
     """Returns the compact map of an upload: "." missing, "+" partly there, "#" there."""
     count = min(most, grid.count)
-    edges = [index * grid.count // count for index in range(count + 1)]
+    edges = [index * grid.count // count for index in range(count + 1)] if count else []
     map_: list[str] = []
     for low, high in pairwise(edges):
         numbers = range(low + 1, high + 1)

@@ -73,6 +73,11 @@ class Headers:
         """Returns every value of a field, in order."""
         return self._fields.get(name, [])
 
+    def starting(self, prefix: str) -> list[tuple[str, str]]:
+        """Returns what stands after a prefix in the names of fields, with their first values."""
+        found = [(name, values[0]) for name, values in self._fields.items() if name.startswith(prefix)]
+        return [(name.removeprefix(prefix), value) for name, value in found]
+
     def get(self, name: str) -> str | None:
         """Returns the field's value, the first one when it was sent more than once, or None."""
         values = self.all(name)

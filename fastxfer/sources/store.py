@@ -44,7 +44,7 @@ class StoreSource:
         """Returns the source for a URL as a caller wrote it; without `given` the options about stores are
         those of another store. Raises OptionError and CredentialsError.
         """
-        location = parse_location(url.strip())
+        location = parse_location(url.lstrip())
         if not location.key:
             raise OptionError(f"the location names no object: write {location}KEY")
         return cls(StoreAccess.of(location, options, given=given), options)

@@ -15,7 +15,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, StorageError, TargetBusyError, storage_error
@@ -32,6 +32,7 @@ MAX_MARK = 2300
 _HEADER = struct.Struct("<8sIIQ")
 _CRC = struct.Struct("<Q")
 _HASH_DIGITS = 12
+_Working = TypeVar("_Working", bound="WorkingFile")
 _UPLOAD_ID = re.compile(r"[\x21-\x7e]{1,2048}")
 _ETAG = re.compile(rf"[\x20-\x7e]{{1,{MAX_ETAG}}}")
 _MARK = re.compile(rf"[\x20-\x7e]{{1,{MAX_MARK}}}")
@@ -95,39 +96,50 @@ def encode(state: UploadState) -> bytes:
         },
         separators=(",", ":"),
     ).encode()
-    header = _HEADER.pack(MAGIC, VERSION, 0, len(payload))
+    return framed(MAGIC, VERSION, payload)
+
+
+def framed(magic: bytes, version: int, payload: bytes) -> bytes:
+    """Returns the bytes of a checkpoint of a kind and a version."""
+    header = _HEADER.pack(magic, version, 0, len(payload))
     return header + _CRC.pack(crc64nvme(payload, crc64nvme(header))) + payload
 
 
 def decode(data: bytes) -> UploadState:
     """Returns what the bytes of a checkpoint say. Raises CheckpointError."""
-    start = _HEADER.size + _CRC.size
-    if len(data) < start or data[: len(MAGIC)] != MAGIC:
-        raise CheckpointError("the checkpoint of the upload is damaged, or none of fastxfer's")
-    _, version, spare, length = _HEADER.unpack_from(data)
-    crc = _CRC.unpack_from(data, _HEADER.size)[0]
-    payload = data[start:]
-    if len(payload) != length or crc != crc64nvme(payload, crc64nvme(data[: _HEADER.size])):
-        raise CheckpointError("the checkpoint of the upload is damaged")
-    if version != VERSION or spare:
-        raise NewerCheckpointError(
-            f"the checkpoint of the upload is of version {version}; this fastxfer reads version {VERSION}: "
-            "use a newer one, or remove it to begin anew"
-        )
+    payload = unframed(MAGIC, VERSION, data)
     try:
         return _from_json(json.loads(payload.decode()))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint of the upload cannot be read ({error})") from error
 
 
+def unframed(magic: bytes, version: int, data: bytes) -> bytes:
+    """Returns what `framed` was given. Raises CheckpointError."""
+    start = _HEADER.size + _CRC.size
+    if len(data) < start or data[: len(magic)] != magic:
+        raise CheckpointError("the checkpoint of the upload is damaged, or none of fastxfer's")
+    _, found, spare, length = _HEADER.unpack_from(data)
+    crc = _CRC.unpack_from(data, _HEADER.size)[0]
+    payload = data[start:]
+    if len(payload) != length or crc != crc64nvme(payload, crc64nvme(data[: _HEADER.size])):
+        raise CheckpointError("the checkpoint of the upload is damaged")
+    if found != version or spare:
+        raise NewerCheckpointError(
+            f"the checkpoint of the upload is of version {found}; this fastxfer reads version {version}: "
+            "use a newer one, or remove it to begin anew"
+        )
+    return payload
+
+
 class NewerCheckpointError(CheckpointError):
     """A checkpoint of a version that is not known: whole, and somebody's progress."""
 
 
-def salvage(data: bytes) -> tuple[str, str] | None:
+def salvage(data: bytes, magic: bytes = MAGIC) -> tuple[str, str] | None:
     """Returns (upload id, target) of a damaged checkpoint, if its beginning is still there, to abort by."""
     found = _SALVAGE.match(data[_HEADER.size + _CRC.size :])
-    if found is None or data[: len(MAGIC)] != MAGIC:
+    if found is None or data[: len(magic)] != magic:
         return None
     try:
         upload_id, target = (_text(json.loads(text.decode())) for text in found.groups())
@@ -196,31 +208,30 @@ def _base(source: Path, target: str) -> str:
     return f".{os.fsdecode(os.fsencode(source.name)[:room])}.{digits}"
 
 
-class UploadFile:
-    """The checkpoint file of one upload, of one local file to one target, and the lock that says that it is
-    under way. A context manager: without `done` the checkpoint stays.
+class WorkingFile:
+    """The checkpoint file of what is under way, and the lock that says so; their names begin with `base`. A
+    context manager: the checkpoint stays until it is removed. `what` reads as in "a to b is being uploaded".
     """
 
-    def __init__(self, source: Path, target: str, directory: Path) -> None:
+    @staticmethod
+    def holds(directory: Path, base: str) -> bool:
+        """Returns whether there is a checkpoint."""
+        try:
+            held = Directory.open(directory)
+        except OSError:
+            return False
+        with contextlib.closing(held):
+            return held.has(base + UPLOAD)
+
+    def __init__(self, base: str, what: str, directory: Path) -> None:
         """Takes the lock. Raises TargetBusyError and StorageError."""
-        base = _base(source, target)
         self._name, self._new, self._lock = base + UPLOAD, base + UPLOAD_NEW, base + UPLOAD_LOCK
         try:
             self._directory = Directory.open(directory)
         except OSError as error:
             raise storage_error(f"open the directory {directory}", error) from error
         self.path = directory / self._name
-        self._fd = self._locked(f"{source} to {target}")
-
-    @staticmethod
-    def is_there(source: Path, target: str, directory: Path) -> bool:
-        """Returns whether there is a checkpoint of that upload."""
-        try:
-            held = Directory.open(directory)
-        except OSError:
-            return False
-        with contextlib.closing(held):
-            return held.has(_base(source, target) + UPLOAD)
+        self._fd = self._locked(what)
 
     def _locked(self, what: str) -> int:
         while True:
@@ -232,7 +243,7 @@ class UploadFile:
                 raise failed from error
             try:
                 if take_lock(fd) == BUSY:
-                    raise TargetBusyError(f"{what} is being uploaded already, by {lock_holder(fd)}")
+                    raise TargetBusyError(f"{what} already, by {lock_holder(fd)}")
                 if self._directory.holds(self._lock, fd):
                     return fd
             except OSError as error:
@@ -255,22 +266,12 @@ class UploadFile:
         except OSError as error:
             raise storage_error(f"read {self.path}", error) from error
 
-    def state_for(self, target: str, endpoint: str) -> UploadState | None:
-        """Returns what the checkpoint says, None where it cannot be read or is of another upload."""
-        data = self.load()
-        try:
-            state = decode(data) if data is not None else None
-        except CheckpointError:
-            return None
-        return state if state is not None and (state.target, state.endpoint) == (target, endpoint) else None
-
-    def save(self, state: UploadState) -> None:
+    def write(self, data: bytes) -> None:
         """Puts the checkpoint in place of the one before, durably. Raises StorageError."""
         directory = self._directory
         try:
             fd = directory.open_file(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
-                data = encode(state)
                 while data:
                     data = data[os.write(fd, data) :]
                 os.fsync(fd)
@@ -297,8 +298,33 @@ class UploadFile:
             os.close(fd)
         self._directory.close()
 
-    def __enter__(self) -> UploadFile:
+    def __enter__(self: _Working) -> _Working:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class UploadFile(WorkingFile):
+    """That of one upload, of one local file to one target."""
+
+    def __init__(self, source: Path, target: str, directory: Path) -> None:
+        super().__init__(_base(source, target), f"{source} to {target} is being uploaded", directory)
+
+    @staticmethod
+    def is_there(source: Path, target: str, directory: Path) -> bool:
+        """Returns whether there is a checkpoint of that upload."""
+        return WorkingFile.holds(directory, _base(source, target))
+
+    def state_for(self, target: str, endpoint: str) -> UploadState | None:
+        """Returns what the checkpoint says, None where it cannot be read or is of another upload."""
+        data = self.load()
+        try:
+            state = decode(data) if data is not None else None
+        except CheckpointError:
+            return None
+        return state if state is not None and (state.target, state.endpoint) == (target, endpoint) else None
+
+    def save(self, state: UploadState) -> None:
+        """Puts the checkpoint in place of the one before, durably. Raises StorageError."""
+        self.write(encode(state))

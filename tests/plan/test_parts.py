@@ -19,8 +19,10 @@ from fastxfer.plan.parts import (
     Listed,
     PartGrid,
     Parts,
+    Pieces,
     cells,
     grid_for,
+    growing_part,
     is_confirmed,
     merged,
     unquoted,
@@ -261,3 +263,25 @@ def test_the_map_of_an_upload() -> None:
     assert cells(grid, frozenset((1, 2, 3)), {}, most=5) == "#+..."
     assert cells(PartGrid(0, 1), frozenset((1,)), {}) == "#"
     assert len(cells(PartGrid(10_000, 1), frozenset(), {})) == 64
+
+
+# ---- a stream ----
+
+
+@given(st.lists(st.integers(1, 1000), max_size=30))
+def test_pieces_are_a_grid_that_grows(lengths: list[int]) -> None:
+    grid = Pieces(0, 7)
+    assert (grid.count, cells(grid, frozenset(), {})) == (0, "")
+    for number, length in enumerate(lengths, 1):
+        grid = grid.and_(length)
+        assert (grid.count, grid.size, grid.length(number)) == (number, sum(lengths[:number]), length)
+        assert grid.span(number) == (grid.size - length, grid.size)
+    assert len(cells(grid, frozenset(), {})) == len(lengths)
+
+
+def test_parts_of_unknown_size_grow_so_that_ten_thousand_go_far() -> None:
+    sizes = [growing_part(number, 8 * MIB, 128 * MIB) for number in range(1, MAX_PARTS + 1)]
+    assert sizes[0] == sizes[999] == 8 * MIB and sizes[1000] == 16 * MIB and sizes[-1] == 128 * MIB
+    assert sizes == sorted(sizes) and sum(sizes) > 800 << 30
+    assert growing_part(MAX_PARTS, 8 * MIB, 1 * MIB) == 8 * MIB
+    assert growing_part(MAX_PARTS, MIN_PART, 1 << 60) == MIN_PART << 9

@@ -9,12 +9,14 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import COMMAND, environment, events
 from tests.kills import SOAK
+from tests.servers import HOST
 from tests.servers.gateway import Call
 from tests.servers.oss_facade import OssFacade
 from tests.servers.proxy import Harm, Proxy
@@ -76,12 +78,23 @@ def listed(store: Store, upload_id: str) -> set[int]:
 
 def parts_sent(proxy: Proxy, counted: Counted) -> set[int]:
     """Returns the numbers of the parts that were sent since the last call, when all is quiet."""
+    until_all_are_accepted(proxy)
     proxy.drop()
-    sent = proxy.calls("UploadPart")
+    sent = proxy.calls("UploadPart", count=counted.begun)
     assert len(sent) == counted.begun
     proxy.forget()
     counted.begun = 0
     return {each.call.part for each in sent}
+
+
+def until_all_are_accepted(proxy: Proxy) -> None:
+    """Returns when no connection waits any more to be accepted: they are in the order in which they came."""
+    connection = HTTPConnection(HOST, proxy.port, timeout=DEADLINE_S)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse().read()
+    finally:
+        connection.close()
 
 
 @pytest.fixture(params=["rgw", "oss", "seaweedfs"])

@@ -1,41 +1,34 @@
-"""What every upload is, wherever it goes: a thread of its own, its progress, its end, and its way out when
-the interpreter ends.
-"""
+"""A transfer to a server that runs on a thread of its own, and what others see of it."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from fastxfer.engine.loop import before_exit
 from fastxfer.errors import FastxferError, InterruptedTransferError
 from fastxfer.plan.rates import RateMeter
 from fastxfer.progress.snapshot import Progress
-from fastxfer.put_options import PutOptions
-from fastxfer.results import PutResult
 from fastxfer.upload_job import Moment
 
-_running: set[UploadThread] = set()
+Result = TypeVar("Result")
+_running: set[Background[Any]] = set()
 
 
-class UploadThread:
-    """See the module; `_upload` is what a kind of upload does. All may be called from any thread; `over` is
-    set at its end.
-    """
+class Background(ABC, Generic[Result]):
+    """See the module. All may be called from any thread; `over` is set at its end."""
 
-    def __init__(self, path: str | os.PathLike[str], target: str, put: PutOptions) -> None:
-        self.path = Path(os.fsdecode(path))
-        self._put = put
+    def __init__(self, shown: str) -> None:
         self._stop = threading.Event()
         self._meter = RateMeter()
         self._began = time.monotonic()
         self.over = threading.Event()
-        self.result: PutResult | None = None
+        self.result: Result | None = None
         self.error: FastxferError | None = None
-        self.progress = Progress(url=target)
+        self.progress = Progress(url=shown)
         self._notes: list[str] = []
         self._thread = threading.Thread(target=self._run, name="fastxfer-upload", daemon=True)
 
@@ -52,7 +45,7 @@ class UploadThread:
         """True when it is over."""
         return self.over.is_set()
 
-    def wait(self) -> PutResult:
+    def wait(self) -> Result:
         """Waits for its end. Returns the result, or raises the error."""
         self.over.wait()
         if self.error is not None:
@@ -62,14 +55,14 @@ class UploadThread:
 
     # ---- its thread ----
 
-    def _upload(self) -> PutResult:
-        """Uploads. Raises FastxferError."""
-        raise NotImplementedError
+    @abstractmethod
+    def _work(self) -> Result:
+        """Does it. Raises FastxferError."""
 
     def _run(self) -> None:
         _running.add(self)
         try:
-            self.result = self._upload()
+            self.result = self._work()
             self.progress = replace(self.progress, eta=0.0, connections=0, state="done", note="")
         except FastxferError as error:
             self._end_with(error)
@@ -86,14 +79,14 @@ class UploadThread:
 
     def _tell(self, moment: Moment) -> None:
         rate = self._meter.update(moment.done, time.monotonic())
-        size = self.progress.size or 0
+        size = self.progress.size
         self.progress = replace(
             self.progress,
             done=moment.done,
             transferred=moment.transferred,
             resumed=moment.resumed,
             rate=rate,
-            eta=(size - moment.done) / rate if rate > 0 else None,
+            eta=(size - moment.done) / rate if rate > 0 and size is not None else None,
             connections=moment.connections,
             state="waiting" if moment.waiting else "running",
             chunks=moment.chunks,
@@ -102,10 +95,10 @@ class UploadThread:
 
 
 def _stop_all() -> None:
-    for upload in list(_running):
-        upload.cancel()
-    for upload in list(_running):
-        upload.over.wait()
+    for running in list(_running):
+        running.cancel()
+    for running in list(_running):
+        running.over.wait()
 
 
 before_exit(_stop_all)

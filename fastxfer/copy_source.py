@@ -1,0 +1,372 @@
+"""The object that is copied: what its server tells of it, and requests for its bytes, into buffers.
+
+Each answer is judged before a byte of it is taken (plan/response.py), and held against what the first one
+told: a request carries If-Range where there is a strong ETag, and names the version where a store keeps
+several. Belongs to the copy's own thread; requests run on the engine's, and tell their end to `on_end` there.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastxfer._native.memory import PartBuffer
+from fastxfer.copy_get import Get
+from fastxfer.engine.loop import shared_engine
+from fastxfer.engine.request import Exchange, Request
+from fastxfer.errors import (
+    BadResponseError,
+    FastxferError,
+    HTTPStatusError,
+    InterruptedTransferError,
+    NotFoundError,
+    OverloadedError,
+    RangeError,
+    RemoteChangedError,
+    Retry,
+    TransferTimeoutError,
+)
+from fastxfer.lanes import request_for
+from fastxfer.options import TransferOptions
+from fastxfer.plan.ranges import Span
+from fastxfer.plan.response import (
+    Changed,
+    Headers,
+    Identity,
+    Moved,
+    NotRanged,
+    Partial,
+    Unsatisfiable,
+    Whole,
+)
+from fastxfer.plan.retry import backoff_s
+from fastxfer.refusals import judge_refusal
+from fastxfer.sources.opening import RemoteSource, open_source
+from fastxfer.sources.store import StoreSource
+from fastxfer.sources.told_checksums import told_checksums
+from fastxfer.subject import Mirror, Subject
+
+_TICK_S = 0.1
+_TURNS = 20
+"""So many redirects and lessons of a store may come before one answer."""
+
+
+class Again(Exception):
+    """The request is to be sent once more at once: something was learned, and nothing failed."""
+
+
+class SourceChangedError(RemoteChangedError):
+    """The source is another object than it was; told inside the copy only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the source's server tells. `checksums` (lower-case hex, by name) are of all bytes."""
+
+    identity: Identity
+    ranges: bool
+    headers: Headers
+    checksums: dict[str, str]
+
+
+class CopySource:
+    """See the module. Raises OptionError for a URL that cannot be one, and CredentialsError."""
+
+    def __init__(self, url: str, options: TransferOptions, stop: threading.Event) -> None:
+        source = open_source(url, options)
+        self.options = options
+        self.requests = 0
+        self._mirror = Mirror(0, source, source)
+        self._subject = Subject(options)
+        self._stop = stop
+        self._engine = shared_engine()
+        self._idle: list[Exchange] = []
+
+    @property
+    def display(self) -> str:
+        """Its URL without secrets."""
+        return self._mirror.display
+
+    @property
+    def original(self) -> RemoteSource:
+        """The source as the caller named it."""
+        return self._mirror.original
+
+    @property
+    def identity(self) -> Identity:
+        """What the object is held against."""
+        return self._mirror.told or Identity()
+
+    @property
+    def version(self) -> str | None:
+        """The version that is copied, where the store keeps several."""
+        return self.identity.version
+
+    # ---- what it is ----
+
+    def look(self) -> Look:
+        """Returns what the server tells now, by a range of one byte; later answers must be of that object.
+        Raises FastxferError.
+        """
+        self._mirror.told = None
+        get = self._answered((0, 1))
+        if isinstance(get.verdict, NotRanged | Unsatisfiable | Whole):
+            get = self._answered(None)
+        verdict = get.verdict
+        assert isinstance(verdict, Partial | Whole) and get.answer is not None
+        self._mirror.told = verdict.identity
+        ranges = isinstance(verdict, Partial)
+        told = told_checksums(get.answer.headers, whole=not ranges)
+        if isinstance(self.original, StoreSource):
+            told = {**self._by_head(), **told}
+        return Look(verdict.identity, ranges, get.answer.headers, told)
+
+    def still(self) -> str | None:
+        """Returns in words how the object differs from what it was, None where it does not. Raises
+        FastxferError.
+        """
+        if self.version is not None:
+            return None
+        try:
+            self._answered((0, 1) if self.identity.size else None)
+        except SourceChangedError as changed:
+            return changed.message
+        except NotFoundError:
+            return "it is gone"
+        return None
+
+    def _by_head(self) -> dict[str, str]:
+        """Returns the checksums that a store tells on HEAD, none where it does not answer as hoped."""
+        source = self.original
+        assert isinstance(source, StoreSource)
+
+        def request() -> Request:
+            url, lines = source.asks_about(self.version)
+            return Request(url, tuple(lines), client_cert=source.client_cert, as_is=True, method="HEAD")
+
+        get = self._waited(Get(source, Subject(self.options), self._mirror, None, None, _nobody), request)
+        head = get.answer
+        if head is None or head.status != 200 or head.headers.get("etag") != self.identity.etag:
+            return {}
+        return told_checksums(head.headers, whole=True)
+
+    def _answered(self, span: Span | None) -> Get:
+        """Asks until there is an answer. Raises FastxferError."""
+        failures = turns = 0
+        while True:
+            get = self._waited(self._make(span, None, _nobody))
+            try:
+                self.outcome(get)
+                return get
+            except Again:
+                turns += 1
+                if turns > _TURNS:
+                    raise BadResponseError("the source does not come to an answer") from None
+            except FastxferError as error:
+                failures += 1
+                self.ask_at_first(get)
+                if error.retry is not Retry.SAME_SOURCE or failures > self.options.retries:
+                    raise
+                self._pause(failures, error)
+
+    def _waited(self, get: Get, request: Callable[[], Request] | None = None) -> Get:
+        self._send(get, request)
+        while not get.over.wait(_TICK_S):
+            self.abort_if_stalled(get, time.monotonic())
+            if self._stop.is_set():
+                self.abort(get, _stopped())
+                get.over.wait()
+        if self._stop.is_set():
+            raise _stopped()
+        self.release(get)
+        return get
+
+    # ---- its bytes ----
+
+    def get(
+        self,
+        span: Span | None,
+        buffer: PartBuffer,
+        on_end: Callable[[Get], object],
+        on_full: Callable[[], object] | None = None,
+    ) -> Get:
+        """Asks for a range, or for the whole. Raises CredentialsError."""
+        get = self._make(span, buffer, on_end, on_full)
+        self._send(get)
+        return get
+
+    def fetched(self, size: int, *, xz: bool) -> PartBuffer:
+        """Returns the whole object of so many bytes, in memory. Raises FastxferError, SourceChangedError
+        too.
+        """
+        buffer = PartBuffer(max(1, size), xz)
+        buffer.begin(size)
+        self._fill(buffer)
+        return buffer
+
+    def _fill(self, buffer: PartBuffer) -> None:
+        failures = turns = 0
+        while not buffer.full:
+            before = buffer.filled
+            get = self._waited(self._make((before, buffer.room), buffer, _nobody))
+            try:
+                self.outcome(get)
+                if buffer.filled == before:
+                    raise RangeError("the server sent less than it was asked for")
+            except Again:
+                turns += 1
+                if turns > _TURNS:
+                    raise BadResponseError("the source does not come to an answer") from None
+            except SourceChangedError as changed:
+                reason = self.still()
+                failures += 1
+                if reason is not None or failures > self.options.retries:
+                    raise SourceChangedError(reason or changed.message) from changed
+            except FastxferError as error:
+                failures = 1 if buffer.filled > before else failures + 1
+                again = self.ask_at_first(get) or error.retry is Retry.SAME_SOURCE
+                if not again or failures > self.options.retries:
+                    error.message = f"cannot read {self.display}: {error.message}"
+                    raise
+                self._pause(failures, error)
+
+    def _pause(self, failures: int, error: FastxferError) -> None:
+        wait_s = backoff_s(failures, random.random())
+        if isinstance(error, OverloadedError):
+            wait_s = max(wait_s, error.retry_after_s or 0.0)
+        if self._stop.wait(wait_s):
+            raise _stopped() from error
+
+    def _make(
+        self,
+        span: Span | None,
+        buffer: PartBuffer | None,
+        on_end: Callable[[Get], object],
+        on_full: Callable[[], object] | None = None,
+    ) -> Get:
+        self._mirror.source.ready()
+        return Get(self._mirror.source, self._subject, self._mirror, span, buffer, on_end, on_full)
+
+    def _send(self, get: Get, make: Callable[[], Request] | None = None) -> None:
+        source = get.source
+        if isinstance(source, StoreSource) and source.access.needs_refresh():
+            source.access.refresh()
+            get.signed_by = source.generation
+        if make is not None:
+            request = make()
+        else:
+            validator = self._subject.if_range(self._mirror)
+            request = request_for(source, get.span, validator, self.version)
+        self.requests += 1
+
+        def submit() -> None:
+            try:
+                exchange = self._idle.pop() if self._idle else Exchange(self.options)
+                get.submitted(exchange)
+                self._engine.submit(exchange, request, get)
+            except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+                get.fail(FastxferError(f"internal error: {type(error).__name__}: {error}"))
+
+        self._engine.call_soon(submit)
+
+    def go_on(self, get: Get, buffer: PartBuffer) -> None:
+        """Gives a request whose buffer is full the next one."""
+
+        def go_on() -> None:
+            exchange = get.exchange
+            if exchange is not None and not get.over.is_set():
+                exchange.writer.fill_on(buffer)
+                get.paused = False
+                self._engine.unpause(exchange)
+
+        get.buffer = buffer
+        self._engine.call_soon(go_on)
+
+    def outcome(self, get: Get) -> None:
+        """Returns where a request that is over has brought what it was to; raises why not.
+
+        Again, SourceChangedError and other FastxferErrors; what has come into its buffer before is good.
+        """
+        if get.refused and get.error is None:
+            self._refused(get)
+        if get.failure is not None:
+            raise get.failure
+        match get.verdict:
+            case Moved(location):
+                if self._mirror.source is get.source:
+                    address = get.answer.address if get.answer is not None else ""
+                    self._mirror.source = get.source.redirected(location, address)
+                raise Again
+            case Changed(reason, _):
+                raise SourceChangedError(reason)
+            case NotRanged() | Unsatisfiable() | Whole() if get.span is not None:
+                if get.buffer is not None:
+                    raise RangeError("the server gives ranges no more, or not this one")
+                return
+            case None:
+                raise get.error or BadResponseError("the server ended the connection without an answer")
+        if get.buffer is not None and get.error is not None:
+            raise get.error
+        get.source.accepted()
+
+    def _refused(self, get: Get) -> None:
+        assert get.answer is not None
+        refused = judge_refusal(
+            get.source, get.answer, get.body, signed_by=get.signed_by, version=self.version
+        )
+        if refused.gone:
+            raise SourceChangedError("the version that was copied is gone")
+        if not refused.again:
+            raise refused.error
+        if refused.renew and isinstance(get.source, StoreSource):
+            get.source.access.refresh()
+        raise Again
+
+    def ask_at_first(self, get: Get) -> bool:
+        """Goes back to the URL that was given, where one that it redirects to refuses; returns whether."""
+        moved = get.source is not self._mirror.original
+        refuses = isinstance(get.failure, HTTPStatusError) and get.failure.status in (401, 403, 404, 410)
+        if moved and refuses and self._mirror.source is get.source:
+            self._mirror.ask_at_first()
+        return moved and refuses
+
+    def release(self, get: Get) -> None:
+        """Takes the handle of a request that is over back."""
+        exchange, get.exchange = get.exchange, None
+        if exchange is not None:
+            self._engine.call_soon(lambda: self._idle.append(exchange))
+
+    def abort(self, get: Get, error: FastxferError) -> None:
+        """Ends a request, unless it is over."""
+
+        def end() -> None:
+            if get.exchange is not None:
+                self._engine.abort(get.exchange, error)
+
+        self._engine.call_soon(end)
+
+    def abort_if_stalled(self, get: Get, now: float) -> None:
+        """Ends a request that does not move."""
+        if get.stalled(now, self.options.stall_timeout):
+            stalled = f"nothing came from {self.display} for {self.options.stall_timeout:g} s"
+            self.abort(get, TransferTimeoutError(stalled))
+
+    def close(self) -> None:
+        """Lets go of the handles."""
+
+        def end() -> None:
+            while self._idle:
+                self._idle.pop().close()
+
+        self._engine.call_soon(end)
+
+
+def _nobody(_: Get) -> None:
+    """Waits by itself."""
+
+
+def _stopped() -> InterruptedTransferError:
+    return InterruptedTransferError("the copy was stopped; run it again to go on")
