@@ -76,8 +76,9 @@ def stored_options(options: Mapping[str, Any]) -> str:
         plain["credentials"] = asdict(checked.credentials)
     if "checksum" in plain:
         plain["checksum"] = dict(plain["checksum"])
-    if plain.get("ca_bundle"):
-        plain["ca_bundle"] = os.path.abspath(plain["ca_bundle"])
+    for name in ("ca_bundle", "checkpoint_dir"):
+        if plain.get(name):
+            plain[name] = os.path.abspath(plain[name])
     if plain.get("client_cert"):
         plain["client_cert"] = [path and os.path.abspath(path) for path in plain["client_cert"]]
     return json.dumps(plain)

@@ -92,6 +92,8 @@ SAMPLES: dict[str, Any] = {
     "durability": "none",
     "sink": "pwrite",
     "mirrors": ["http://127.0.0.1:9/m"],
+    "credentials": "AK:SK",
+    "addressing": "path",
 }
 
 
@@ -106,7 +108,7 @@ def test_every_option_of_a_fetch_is_kept(queue: Queue, name: str, monkeypatch: p
         (row,) = opened.rows("SELECT * FROM items")
         job = job_of(row)
     wanted = TransferOptions.build(**{name: given})
-    if name in ("ca_bundle", "client_cert"):  # files are found from anywhere
+    if name in ("ca_bundle", "client_cert", "checkpoint_dir"):  # files are found from anywhere
         assert all(
             os.path.isabs(path) for path in json.loads(row["options"]).values() if isinstance(path, str)
         )

@@ -177,7 +177,7 @@ def test_a_store_that_wants_to_be_left_alone_is_so_by_all_who_ask_it(rgw: Rgw, t
             transfer.wait(60)
     assert all((tmp_path / str(n)).read_bytes() == DATA for n in range(2))
     assert {bucket for at, bucket in asked if at > told[0]} == {each.bucket for each in stores}
-    assert [bucket for at, bucket in asked if told[0] + 0.5 < at < told[0] + 2.9] == []
+    assert [bucket for at, bucket in asked if told[0] + 1.5 < at < told[0] + 2.9] == []
 
 
 @pytest.mark.parametrize("hours", [-5, 3])
