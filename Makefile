@@ -66,9 +66,11 @@ format: .venv/.ready-test
 
 bench: .venv/.ready-test
 	.ci/install-packages test bench
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pytest bench --benchmark-only
 	$(BIN)/python -m bench.compare $(COMPARE)
 	$(BIN)/python -m bench.durability $(DURABILITY)
+	$(BIN)/python -m bench.stores $(STORES)
 
 dist: .venv/.ready-test
 	rm -rf dist

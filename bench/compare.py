@@ -44,7 +44,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -220,58 +220,76 @@ class Arena:
 
     def _timed(self, contestant: Contestant, job: Job) -> Run:
         command = [*(program_of(contestant) or []), *contestant.arguments(job)]
-        log = self.scratch / "output.txt"
-        with log.open("wb") as output:
-            started = time.perf_counter()
-            process = subprocess.Popen(
-                command,
-                cwd=job.out.parent,
-                env=clean_environment(self.scratch),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-            memory = Memory()
-            usage = self._wait(process, memory)
-            wall_s = time.perf_counter() - started
-        if process.returncode != 0:
-            end = log.read_bytes()[-1000:].decode(errors="replace").strip()
-            raise RunFailedError(f"exit {process.returncode}: {end}")
+        seen = watch(command, job.out.parent, clean_environment(self.scratch), self.sample_ms)
         size = job.out.stat().st_size if job.out.exists() else None
         if size != self.size:
             raise RunFailedError(f"exit 0, but the file has {size} bytes instead of {self.size}")
-        said = log.read_text(errors="replace").splitlines()
         log_entries = self.nginx.requests(self.name, body_bytes=self.size)
         return Run(
-            usage.ru_utime,
-            usage.ru_stime,
-            wall_s,
-            memory.max_rss_bytes,
-            memory.anon_bytes,
+            seen.usage.ru_utime,
+            seen.usage.ru_stime,
+            seen.wall_s,
+            seen.memory.max_rss_bytes,
+            seen.memory.anon_bytes,
             len(log_entries),
             len({entry.connection for entry in log_entries}),
-            json.loads(said[-1])["elapsed"] if contestant.program == "fastxfer" else None,
+            json.loads(seen.said[-1])["elapsed"] if contestant.program == "fastxfer" else None,
         )
 
-    def _wait(self, process: subprocess.Popen[bytes], memory: Memory) -> resource.struct_rusage:
-        """Reaps the process, samples its memory until then; returns its usage, children included."""
-        deadline = time.monotonic() + RUN_DEADLINE_S
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            pause_s = self.sample_ms / 1000 if self.sample_ms else RUN_DEADLINE_S
-            while not select.select([pidfd], [], [], pause_s)[0]:
-                memory.sample(process.pid)
-                if time.monotonic() > deadline:
-                    process.kill()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            os.close(pidfd)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return usage
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was seen of a process that has ended well: what it printed, and the usage, its children's too."""
+
+    said: list[str]
+    usage: resource.struct_rusage
+    wall_s: float
+    memory: Memory
+
+
+def watch(command: Sequence[str], directory: Path, environment: Mapping[str, str], sample_ms: int) -> Watched:
+    """Runs a command in a directory, samples its memory (0: never). Raises RunFailedError with its last words
+    if it fails or takes too long.
+    """
+    with tempfile.TemporaryFile() as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        memory = Memory()
+        usage = _wait(process, memory, sample_ms)
+        wall_s = time.perf_counter() - started
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    if process.returncode != 0:
+        raise RunFailedError(f"exit {process.returncode}: {said[-1000:].strip()}")
+    return Watched(said.splitlines(), usage, wall_s, memory)
+
+
+def _wait(process: subprocess.Popen[bytes], memory: Memory, sample_ms: int) -> resource.struct_rusage:
+    """Reaps the process, samples its memory until then; returns its usage, children included."""
+    deadline = time.monotonic() + RUN_DEADLINE_S
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        pause_s = sample_ms / 1000 if sample_ms else RUN_DEADLINE_S
+        while not select.select([pidfd], [], [], pause_s)[0]:
+            memory.sample(process.pid)
+            if time.monotonic() > deadline:
+                process.kill()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        os.close(pidfd)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage
 
 
 def sha256_of(path: Path) -> str:
