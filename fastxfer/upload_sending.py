@@ -27,6 +27,7 @@ from fastxfer.store_calls import Answer, Ask, Call, stopped
 from fastxfer.upload_job import FileJob, Gone, Job, Moment
 
 TICK_S = 0.1
+REPORT_S = 0.2
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Sender(ABC):
         """Calls that are over, and what `_take` is for."""
         self._out: dict[int, Call] = {}
         self._failure: FastxferError | None = None
+        self._looked_at = 0.0
 
     def send_all(self) -> None:
         """Sends what is missing. Raises what makes it impossible, after the progress was saved."""
@@ -158,8 +160,11 @@ class Sender(ABC):
             self._job.state = self._job.state.give_up(number)
 
     def _look_after(self) -> None:
-        """Ends what has stalled, saves, tells."""
+        """Ends what has stalled, saves, tells; now and then only, since all parts are looked at for it."""
         now = time.monotonic()
+        if now - self._looked_at < REPORT_S:
+            return
+        self._looked_at = now
         for call in self._out.values():
             self._job.calls.abort_if_stalled(call, now)
         self._job.save_in_time(now)
