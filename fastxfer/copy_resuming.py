@@ -9,11 +9,12 @@ sent only if its bytes are others.
 from __future__ import annotations
 
 from fastxfer.copy_job import CopyJob
-from fastxfer.errors import CheckpointError, RemoteChangedError, UploadGoneError
+from fastxfer.errors import CheckpointError, RemoteChangedError
 from fastxfer.plan.parts import Listed, PartGrid, is_confirmed
 from fastxfer.storage.copy_file import MAGIC, CopiedPart, CopyFile, CopyState, decode
 from fastxfer.storage.upload_file import NewerCheckpointError, salvage
 from fastxfer.upload_finishing import Finisher
+from fastxfer.upload_resuming import Resuming
 from fastxfer.upload_store import Seen, UploadStore
 
 
@@ -32,36 +33,16 @@ def saved_state(kept: CopyFile, store: UploadStore) -> CopyState | None:
     return saved if saved is not None and (saved.target, saved.endpoint) == ours else None
 
 
-class CopyResumer:
+class CopyResumer(Resuming[CopyJob, CopyState]):
     """See the module."""
 
+    other = "the store has other parts than were sent"
+
     def __init__(self, job: CopyJob, kept: CopyFile) -> None:
-        self._job = job
+        super().__init__(job)
         self._kept = kept
 
-    def begin(self) -> Seen | None:
-        """Goes on with the upload that the checkpoint tells of, or begins one. Returns what there is where
-        the object was put together already. Raises FastxferError.
-        """
-        saved = self._usable()
-        if saved is not None:
-            try:
-                listed = self._job.store.parts(saved.upload_id)
-            except UploadGoneError:
-                seen = self._already_there(saved)
-                if seen is not None:
-                    return seen
-                self._job.note("the store has lost the upload that was begun: all parts again")
-            else:
-                if self._take_over(saved, listed):
-                    return None
-                self._job.note("the store has other parts than were sent: all parts again")
-                self._job.abort_quietly(saved.upload_id)
-        self._job.begin_anew(self._job.store.begin())
-        self._job.save()
-        return None
-
-    def _usable(self) -> CopyState | None:
+    def _saved(self) -> CopyState | None:
         """Returns what the checkpoint says, if it is of the object as it is now; else that upload ends."""
         saved = saved_state(self._kept, self._job.store)
         if saved is None:

@@ -45,8 +45,8 @@ from fastxfer.storage.copy_file import CopyFile, Origin, default_directory
 from fastxfer.store_calls import StoreCalls
 from fastxfer.upload import target_of
 from fastxfer.upload_finishing import Finisher
-from fastxfer.upload_job import Gone
-from fastxfer.upload_parts import RESTARTS, THREADS
+from fastxfer.upload_job import Gone, again_where_lost
+from fastxfer.upload_parts import THREADS
 from fastxfer.upload_store import Seen, UploadStore
 
 STORE_PART = 64 << 20
@@ -204,23 +204,10 @@ class Copy(Background[CopyResult]):
     def _in_parts(
         self, job: CopyJob, kept: CopyFile, sender: Callable[[], CopySender | StoreCopySender]
     ) -> CopyResult:
-        restarts = 0
         try:
-            while True:
-                try:
-                    return self._once(job, kept, sender)
-                except Gone as gone:
-                    restarts += 1
-                    job.drop()
-                    if restarts > RESTARTS:
-                        raise gone.error from gone
-                    job.note(f"the store has lost the upload ({gone.error}): all parts again")
-        except (SourceChangedError, CannotCopyError):
-            job.drop()
-            raise
-        except FastxferError as error:
-            error.kept = error.kept or job.kept_words()
-            raise
+            return again_where_lost(
+                job, lambda: self._once(job, kept, sender), SourceChangedError, CannotCopyError
+            )
         finally:
             self._take_notes(job)
 

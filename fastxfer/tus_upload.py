@@ -41,12 +41,10 @@ from fastxfer.tus_lane import CRC, Anew, At, Lane
 from fastxfer.tus_server import TusServer
 from fastxfer.tus_start import Start, Work, begun, name_field, resumed
 from fastxfer.units import format_size
-from fastxfer.upload_job import Moment
+from fastxfer.upload_job import RESTARTS, Moment
 
 SAVE_S = 1.0
 TICK_S = 0.1
-RESTARTS = 2
-"""So often is an upload begun anew that the server has lost, or has wrong, while it is under way."""
 CELLS = 64
 
 

@@ -6,9 +6,9 @@ import hashlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastxfer._native.checksum import crc32c_combine, crc64nvme_combine, crc64xz_combine
 from fastxfer.errors import FastxferError, InterruptedTransferError, StorageError
@@ -20,6 +20,9 @@ from fastxfer.units import format_size
 from fastxfer.upload_store import UploadStore, etag_of_parts
 
 SAVE_S = 1.0
+RESTARTS = 2
+"""So often is an upload begun anew that the store has lost while it was under way."""
+Done = TypeVar("Done")
 _BLOCK = 1 << 20
 _COMBINE = {"crc64nvme": crc64nvme_combine, "crc64xz": crc64xz_combine, "crc32c": crc32c_combine}
 
@@ -213,3 +216,26 @@ class FileJob(Job):
                 raise stopped()
             hasher.update(self.file.read(start, min(self.grid.size, start + _BLOCK)))
         return hasher.hexdigest()
+
+
+def again_where_lost(job: Job, once: Callable[[], Done], *final: type[Exception]) -> Done:
+    """Runs an upload, anew where the store has lost it. Raises FastxferError; the checkpoint is kept then,
+    and `kept` says what is there, but for the errors that are `final`.
+    """
+    restarts = 0
+    try:
+        while True:
+            try:
+                return once()
+            except Gone as gone:
+                restarts += 1
+                job.drop()
+                if restarts > RESTARTS:
+                    raise gone.error from gone
+                job.note(f"the store has lost the upload ({gone.error}): all parts again")
+    except final:
+        job.drop()
+        raise
+    except FastxferError as error:
+        error.kept = error.kept or job.kept_words()
+        raise

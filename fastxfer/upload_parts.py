@@ -10,16 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from fastxfer.errors import FastxferError, LocalChangedError
+from fastxfer.errors import LocalChangedError
 from fastxfer.upload_finishing import Finisher
-from fastxfer.upload_job import FileJob, Gone, Moment
+from fastxfer.upload_job import FileJob, Moment, again_where_lost
 from fastxfer.upload_resuming import Resumer
 from fastxfer.upload_sending import FileSender
 from fastxfer.upload_store import Seen
 
 THREADS = 3
-RESTARTS = 2
-"""So often is an upload begun anew that the store has lost while it was under way."""
 
 
 @dataclass(slots=True)
@@ -42,22 +40,7 @@ def upload_parts(job: FileJob, tell: Callable[[Moment], object]) -> Outcome:
     """
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fastxfer-sum")
     try:
-        restarts = 0
-        while True:
-            try:
-                return _once(job, pool, tell)
-            except Gone as gone:
-                restarts += 1
-                job.drop()
-                if restarts > RESTARTS:
-                    raise gone.error from gone
-                job.note(f"the store has lost the upload ({gone.error}): all parts again")
-    except LocalChangedError:
-        job.drop()
-        raise
-    except FastxferError as error:
-        error.kept = error.kept or job.kept_words()
-        raise
+        return again_where_lost(job, lambda: _once(job, pool, tell), LocalChangedError)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

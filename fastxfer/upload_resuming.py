@@ -7,28 +7,40 @@ file still has the bytes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from typing import Generic, Protocol, TypeVar
 
 from fastxfer.errors import CheckpointError, UploadGoneError
 from fastxfer.plan.parts import Listed, PartGrid, is_confirmed
 from fastxfer.storage.upload_file import NewerCheckpointError, UploadState, decode, salvage
 from fastxfer.store_calls import stopped
 from fastxfer.upload_finishing import Finisher
-from fastxfer.upload_job import FileJob
+from fastxfer.upload_job import FileJob, Job
 from fastxfer.upload_store import Seen
 
 
-class Resumer:
-    """See the module."""
+class _Saved(Protocol):
+    @property
+    def upload_id(self) -> str: ...
 
-    def __init__(self, job: FileJob, pool: Executor) -> None:
+
+Saved = TypeVar("Saved", bound=_Saved)
+SomeJob = TypeVar("SomeJob", bound=Job)
+
+
+class Resuming(ABC, Generic[SomeJob, Saved]):
+    """How any upload in parts goes on; `other` says why the parts that a store has may not be ours."""
+
+    other = ""
+
+    def __init__(self, job: SomeJob) -> None:
         self._job = job
-        self._pool = pool
 
     def begin(self) -> Seen | None:
         """Goes on with the upload that the checkpoint tells of, or begins one. Returns what there is where
-        the object was put together already.
+        the object was put together already. Raises FastxferError.
         """
         saved = self._saved()
         if saved is not None:
@@ -42,11 +54,35 @@ class Resumer:
             else:
                 if self._take_over(saved, listed):
                     return None
-                self._job.note("the file has changed since a part of it was sent: all parts again")
+                self._job.note(f"{self.other}: all parts again")
                 self._job.abort_quietly(saved.upload_id)
         self._job.begin_anew(self._job.store.begin())
         self._job.save()
         return None
+
+    @abstractmethod
+    def _saved(self) -> Saved | None:
+        """Returns what the checkpoint says, if it is of what is uploaded as it is now; else that upload
+        ends.
+        """
+
+    @abstractmethod
+    def _take_over(self, saved: Saved, listed: dict[int, Listed | None]) -> bool:
+        """Goes on with an upload; False where the store has parts that cannot be of it."""
+
+    @abstractmethod
+    def _already_there(self, saved: Saved) -> Seen | None:
+        """Returns what the store has where an upload was completed, and nobody was told; else None."""
+
+
+class Resumer(Resuming[FileJob, UploadState]):
+    """See the module."""
+
+    other = "the file has changed since a part of it was sent"
+
+    def __init__(self, job: FileJob, pool: Executor) -> None:
+        super().__init__(job)
+        self._pool = pool
 
     def _saved(self) -> UploadState | None:
         """Returns what the checkpoint says, if it is of this file as it is now."""
