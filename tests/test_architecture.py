@@ -73,6 +73,7 @@ ROOM_OF = {
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",
     "fastxfer.sources.locations": "pure",
+    "fastxfer.sources.schemes": "pure",
     "fastxfer.sources.credentials": "pure",
     "fastxfer.sources.store_request": "pure",
     "fastxfer.sources.signing": "pure",
