@@ -9,29 +9,49 @@ from typing import TYPE_CHECKING, Any
 
 from fastxfer import errors
 from fastxfer._version import __version__
-from fastxfer.api import Transfer, fetch, probe, start, verify
 from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a whole
-from fastxfer.progress.snapshot import Progress
-from fastxfer.results import CopyResult, FetchResult, PendingUpload, PutResult, RemoteObject, VerifyResult
 
 if TYPE_CHECKING:
+    from fastxfer.api import Transfer, fetch, probe, start, verify
     from fastxfer.batch import BatchResult
     from fastxfer.copying import copy
     from fastxfer.many import fetch_many, read_inputs
+    from fastxfer.progress.snapshot import Progress
     from fastxfer.queue import Queue, QueueItem
+    from fastxfer.results import (
+        CopyResult,
+        FetchResult,
+        PendingUpload,
+        PutResult,
+        RemoteObject,
+        VerifyResult,
+    )
     from fastxfer.uploading import abort_uploads, list_uploads, put
 
-# What few need is imported when it is asked for: SQLite, XML and the parsers take longer than the rest.
+# Each name is imported when it is asked for: the engine takes longer than many a fetch, and what few need
+# (SQLite, XML, the parsers) longer than that.
 _DEFERRED = {
     "BatchResult": "fastxfer.batch",
+    "CopyResult": "fastxfer.results",
+    "FetchResult": "fastxfer.results",
+    "PendingUpload": "fastxfer.results",
+    "Progress": "fastxfer.progress.snapshot",
+    "PutResult": "fastxfer.results",
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
+    "RemoteObject": "fastxfer.results",
+    "Transfer": "fastxfer.api",
+    "VerifyResult": "fastxfer.results",
     "abort_uploads": "fastxfer.uploading",
     "copy": "fastxfer.copying",
+    "fetch": "fastxfer.api",
     "fetch_many": "fastxfer.many",
     "list_uploads": "fastxfer.uploading",
+    "probe": "fastxfer.api",
     "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
+    "start": "fastxfer.api",
+    "verify": "fastxfer.api",
 }
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
@@ -68,3 +88,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_DEFERRED[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,15 +9,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec
 
-from fastxfer import metalinks, probing
 from fastxfer.download import TO_GO_ON, Download
 from fastxfer.errors import PausedError, TransferTimeoutError
+from fastxfer.names import is_metalink
 from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
-from fastxfer.sources.opening import open_source
 from fastxfer.units import format_size
-from fastxfer.verification import Verification
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
@@ -168,7 +166,9 @@ def start(
     is missing.
     """
     given = {name: value for name, value in locals().items() if name not in ("url", "out", "progress")}
-    if metalinks.is_metalink(url) and not metalinks.is_metalink(os.fspath(out or "")):
+    if is_metalink(url) and not is_metalink(os.fspath(out or "")):
+        from fastxfer import metalinks
+
         found = metalinks.read(url, out, given)
         return Transfer(Download(found.source, found.out, found.options, found.description), progress)
     return Transfer(Download(url, out, TransferOptions.build(**given)), progress)
@@ -271,6 +271,9 @@ def probe(url: str, **options: Any) -> RemoteObject:
     OptionError, NotFoundError, AuthError, other HTTPStatusErrors, NetworkError, DNSError, TLSError and
     TransferTimeoutError.
     """
+    from fastxfer import probing
+    from fastxfer.sources.opening import open_source
+
     checked = replace(TransferOptions.build(**options), connections=1)
     return probing.probe(open_source(url, checked), checked)
 
@@ -305,6 +308,8 @@ def verify(
             or checkpoint is none. TargetBusyError: it is being written. OptionError.
         RemoteChangedError, and other errors of a fetch, of a repair.
     """
+    from fastxfer.verification import Verification
+
     verification = Verification(path, checksum, repair, options)
     reporter: threading.Thread | None = None
     if progress:

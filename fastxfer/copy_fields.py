@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastxfer.copy_options import CopyOptions
 from fastxfer.copy_source import Look
 from fastxfer.names import name_of_url
-from fastxfer.sources.locations import is_location, parse_location
+from fastxfer.sources.locations import parse_location
 from fastxfer.sources.opening import RemoteSource
+from fastxfer.sources.schemes import is_location
 from fastxfer.sources.store import StoreSource
 from fastxfer.store_calls import Pairs
 

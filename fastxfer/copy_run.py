@@ -38,7 +38,7 @@ from fastxfer.errors import ChecksumError, FastxferError, OptionError, RemoteCha
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, PartGrid, Pieces, grid_for, growing_part
 from fastxfer.results import CopyResult
-from fastxfer.sources.locations import is_location
+from fastxfer.sources.schemes import is_location
 from fastxfer.sources.store import StoreSource
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.copy_file import CopyFile, Origin, default_directory

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fastxfer.inputs.entry import Pieces
 from fastxfer.plan.ranges import Span
+
+if TYPE_CHECKING:
+    from fastxfer.inputs.entry import Pieces
 
 
 @dataclass(frozen=True, slots=True)

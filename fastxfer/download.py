@@ -18,13 +18,12 @@ the disk thread.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastxfer import racing
 from fastxfer.description import Description
@@ -61,17 +60,19 @@ from fastxfer.plan.response import (
 )
 from fastxfer.progress.snapshot import Progress, chunk_cells
 from fastxfer.refreshing import Keys, Renewal
-from fastxfer.refusals import Refused, judge_refusal
 from fastxfer.results import FetchResult
 from fastxfer.safekeeping import Found, Safekeeping, Wrong
+from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource, open_source
-from fastxfer.sources.store import StoreSource
-from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.disk import DiskThread
 from fastxfer.storage.part_file import Partials, Source
 from fastxfer.storage.paths import Target, resolve_target
 from fastxfer.subject import Mirror, Subject
 from fastxfer.vouching import Told, Vouching
+
+if TYPE_CHECKING:
+    from fastxfer.refusals import Refused
+    from fastxfer.sources.store_access import StoreAccess
 
 TICK_S = 0.1
 SAVE_TICK_S = 0.25
@@ -556,7 +557,7 @@ class Download:
             pos, failure = racing.ended(lane, error)
             if failure is not None and self._mirrors.several:
                 self._mirrors.failed(lane.mirror, failure, 0, moved=False)
-            self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random(), lane.waited_s))
+            self._feed(plan.Ended(lane.exchange.slot, pos, failure, _jitter(), lane.waited_s))
             if self._paused:
                 self._maybe_go_on()
             return
@@ -591,7 +592,7 @@ class Download:
             failure = ServerError(failure.message, status=failure.status)
         if failure is not None and self._mirrors.several and self._goes_elsewhere(lane, pos, failure):
             return
-        self._feed(plan.Ended(lane.exchange.slot, pos, failure, random.random(), lane.waited_s))
+        self._feed(plan.Ended(lane.exchange.slot, pos, failure, _jitter(), lane.waited_s))
         if self._paused:
             self._maybe_go_on()
 
@@ -700,6 +701,8 @@ class Download:
 
     def _learn(self, lane: Lane) -> Refused:
         """Reads a store's refusal. The lane has the error then, or the verdict that its version is gone."""
+        from fastxfer.refusals import judge_refusal
+
         head = lane.exchange.head
         assert head is not None
         body, lane.refused = lane.exchange.writer.body, False
@@ -713,7 +716,7 @@ class Download:
     def _send_again(self, lane: Lane, refused: Refused) -> None:
         """Sends a request that a store refused once more, or has its run handed out again when it may be."""
         source = lane.source
-        if refused.renew and isinstance(source, StoreSource):
+        if refused.renew and not isinstance(source, HttpSource):
             self._feed(plan.Pause())
             self._renew_keys(source.access, refused.error)
         if self._resting or self._keys.hold_up:
@@ -736,7 +739,7 @@ class Download:
             if not self._mirrors.several:
                 raise failure
             for mirror in self._mirrors.all:
-                if isinstance(mirror.source, StoreSource) and mirror.source.access is access:
+                if not isinstance(mirror.source, HttpSource) and mirror.source.access is access:
                     self._mirrors.failed(mirror, failure, 0, moved=False)
             self._end_if_hopeless()
         self._feed_resume()
@@ -917,7 +920,7 @@ class Download:
         requests that are out go on meanwhile.
         """
         for mirror in self._mirrors.all:
-            if isinstance(mirror.source, StoreSource) and self._keys.due(mirror.source.access):
+            if not isinstance(mirror.source, HttpSource) and self._keys.due(mirror.source.access):
                 self._renew_keys(mirror.source.access, None)
         if not self._renewal.due(time.time()):
             return
@@ -1184,6 +1187,11 @@ class Download:
         with self._lock:
             self.over.set()
             self.halted.set()
+
+
+def _jitter() -> float:
+    """Returns a random number in [0, 1), for once: to import `random` takes longer than a small request."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def _throw(error: BaseException) -> None:

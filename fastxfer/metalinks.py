@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastxfer.description import Description
 from fastxfer.download import Download
@@ -24,7 +23,6 @@ from fastxfer.plan.addresses import is_public
 from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource, open_mirror, open_source
 
-ENDINGS = (".meta4", ".metalink")
 _NOBODY = "http://nobody.invalid/"
 # What of a fetch's options is about the network and its pace, and so for the Metalink too.
 _OF_THE_OBJECT = (
@@ -40,14 +38,6 @@ class Metalinked:
     out: str | os.PathLike[str] | None
     options: TransferOptions
     description: Description
-
-
-def is_metalink(url: object) -> bool:
-    """Returns whether what was given in place of a URL is a Metalink: by the ending of its path."""
-    try:
-        return isinstance(url, str) and urlsplit(url.strip()).path.lower().endswith(ENDINGS)
-    except ValueError:
-        return False  # it is no URL, which is told later
 
 
 def read(url: str, out: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> Metalinked:

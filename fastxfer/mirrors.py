@@ -10,7 +10,6 @@ does not hold in plan/provenance.py. All of it belongs to the engine's thread.
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -48,6 +47,8 @@ ITS_OWN_FAULT = (InterruptedTransferError, StorageError, OptionError)
 
 def places() -> list[float]:
     """Returns where samples are taken, as fractions of what there is: a mirror cannot know beforehand."""
+    import random
+
     return [random.random() for _ in range(2 * SAMPLES)]
 
 
@@ -143,6 +144,8 @@ class Mirrors:
 
     def failed(self, mirror: Mirror, error: FastxferError, running: int, *, moved: bool) -> bool:
         """Notes a failure of a mirror; returns False when it is not the mirror's."""
+        import random
+
         if isinstance(error, ITS_OWN_FAULT):
             return False
         self._errors[mirror.index] = error

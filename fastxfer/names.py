@@ -22,11 +22,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
-from unicodedata import category, normalize
 from urllib.parse import unquote, urlsplit
 
 from fastxfer.errors import OptionError
-from fastxfer.sources.locations import encode_key, is_location, parse_location
+from fastxfer.sources.schemes import is_location
 
 PART = ".part"
 CHECKPOINT = ".part.ckpt"
@@ -39,6 +38,7 @@ UPLOAD = ".fxput"
 UPLOAD_NEW = ".fxput.new"
 UPLOAD_LOCK = ".fxput.lock"
 """What the names of the working files of an upload end in."""
+METALINK_ENDINGS = (".meta4", ".metalink")
 WORKING = (PART, CHECKPOINT, NEW_CHECKPOINT)
 """Those of the files that hold what is there of an object until it is whole."""
 MAX_NAME_BYTES = 255
@@ -76,7 +76,7 @@ def _fault(name: str) -> str | None:
         return "holds a slash, a percent sign or a NUL in percent-encoding"
     if not name.isascii() and not _IGNORABLE.sub("", name):
         return "is invisible"
-    if not name.isprintable() and any(category(c) in _UNSEEN and c not in _JOINERS for c in name):
+    if not name.isprintable() and _has_unseen(name):
         return "holds a control character or an invisible one"
     if ":" in name:
         return "holds a colon"
@@ -107,11 +107,24 @@ def safe_path(name: str) -> tuple[str, ...]:
     return components
 
 
+def is_metalink(url: object) -> bool:
+    """Returns whether what was given in place of a URL is a Metalink: by the ending of its path."""
+    try:
+        return isinstance(url, str) and urlsplit(url.strip()).path.lower().endswith(METALINK_ENDINGS)
+    except ValueError:
+        return False  # it is no URL, which is told later
+
+
 def name_of_url(url: str) -> str:
     """Returns the file name that a URL suggests: its last path segment, decoded once. Raises OptionError
     when there is none.
     """
-    path = encode_key(parse_location(url).key) if is_location(url) else urlsplit(url).path
+    if is_location(url):
+        from fastxfer.sources.locations import encode_key, parse_location
+
+        path = encode_key(parse_location(url).key)
+    else:
+        path = urlsplit(url).path
     segment = path.rpartition("/")[2]
     if not segment:
         raise OptionError(f"the URL has no file name: {_SAY_WHERE}")
@@ -190,8 +203,16 @@ def _folders(key: str) -> Iterator[str]:
         yield key
 
 
+def _has_unseen(name: str) -> bool:
+    from unicodedata import category
+
+    return any(category(c) in _UNSEEN and c not in _JOINERS for c in name)
+
+
 def _folded(name: str) -> str:
     """Returns a name such that those are equal that some file system may take for one (Unicode, D145)."""
     if name.isascii():
         return name.lower()
+    from unicodedata import normalize
+
     return normalize("NFD", normalize("NFD", _IGNORABLE.sub("", name)).casefold())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable
 
@@ -44,7 +43,7 @@ class Neighbours:
         self._ask = ask
         self._engine = engine
         self._adopt = adopt
-        self._me = secrets.token_hex(8)
+        self._me = os.urandom(8).hex()
         self._commons: Commons | None = None
         self._thread: DiskThread | None = None
         self._timer: Timer | None = None

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from fastxfer.errors import OptionError
 from fastxfer.sources.credentials import Credentials, parse_credentials
-from fastxfer.sources.locations import ADDRESSING, parse_endpoint, resolve_store
+from fastxfer.sources.schemes import ADDRESSING
 from fastxfer.units import parse_size
 
 Refresh = Callable[[], str] | str
@@ -270,12 +270,18 @@ def _client_cert(value: Any) -> tuple[str, str | None] | None:
 
 
 def _endpoint(value: Any) -> str | None:
-    return None if value is None else str(_without_name(parse_endpoint, value))
+    if value is None:
+        return None
+    from fastxfer.sources.locations import parse_endpoint
+
+    return str(_without_name(parse_endpoint, value))
 
 
 def _region(value: Any) -> str | None:
     if value is None:
         return None
+    from fastxfer.sources.locations import resolve_store
+
     _without_name(lambda region: resolve_store("s3", region=region), str(value))
     return str(value)
 

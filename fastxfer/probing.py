@@ -18,8 +18,8 @@ from fastxfer.plan.response import Moved, NotRanged, Partial, Unsatisfiable, Ver
 from fastxfer.plan.retry import backoff_s
 from fastxfer.refusals import judge_refusal
 from fastxfer.results import RemoteObject
+from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource
-from fastxfer.sources.store import StoreSource
 
 
 class _Answer:
@@ -113,7 +113,7 @@ def _learns(source: RemoteSource, answer: _Answer) -> bool:
     """Reads a store's refusal; returns whether to ask once more. Raises CredentialsError."""
     assert answer.answer is not None
     refused = judge_refusal(source, answer.answer, answer.body, signed_by=answer.signed_by, version=None)
-    if refused.renew and isinstance(source, StoreSource):
+    if refused.renew and not isinstance(source, HttpSource):
         source.access.refresh()
     elif not refused.again:
         answer.error = refused.error

@@ -4,14 +4,15 @@ credentials of an object store.
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastxfer.errors import AuthError, CredentialsError, StoreError
 from fastxfer.options import Refresh
-from fastxfer.plan.expiry import expires_at
-from fastxfer.sources.store_access import StoreAccess
+
+if TYPE_CHECKING:
+    from fastxfer.sources.store_access import StoreAccess
 
 COMMAND_S = 60.0
 # A URL that says when it expires is renewed so long before: requests that are out were let in already.
@@ -27,7 +28,7 @@ class Renewal:
     def __init__(self, refresh: Refresh | None, url: str) -> None:
         self._refresh = refresh
         self._done: int | None = None  # how much was in place when the last one came
-        self._expiry = expires_at(url) if refresh is not None else None
+        self._expiry = _expiry_of(url) if refresh is not None else None
         self.asking = False
 
     def due(self, now_epoch_s: float) -> bool:
@@ -55,7 +56,7 @@ class Renewal:
         then.
         """
         self.asking, self._done = False, done
-        expiry = expires_at(url)
+        expiry = _expiry_of(url)
         self._expiry = expiry if expiry is not None and expiry > now_epoch_s + AHEAD_S else None
 
     def failed(self) -> None:
@@ -151,7 +152,15 @@ def ask(refresh: Refresh, refused: AuthError, then: Callable[[str | AuthError], 
     threading.Thread(target=run, name="fastxfer-refresh", daemon=True).start()
 
 
+def _expiry_of(url: str) -> float | None:
+    from fastxfer.plan.expiry import expires_at
+
+    return expires_at(url)
+
+
 def _output_of(command: str) -> str:
+    import subprocess
+
     run = subprocess.run(
         command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=COMMAND_S, check=True
     )

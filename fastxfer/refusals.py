@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from fastxfer.engine.request import Head
 from fastxfer.errors import StoreError
 from fastxfer.plan.retry import parse_retry_after
+from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource
-from fastxfer.sources.store import StoreSource
-from fastxfer.sources.store_errors import read_refusal, store_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,9 @@ def judge_refusal(
     """Returns what a store's refusal means for a request of this `version`, which was `signed_by` that
     generation of its source. The source learns from it.
     """
-    assert isinstance(source, StoreSource)
+    from fastxfer.sources.store_errors import read_refusal, store_error
+
+    assert not isinstance(source, HttpSource)
     refusal = read_refusal(head.status, head.headers, body)
     wait_s = parse_retry_after(head.headers.get("retry-after"), time.time())
     error = store_error(f"cannot fetch {source.display}", refusal, retry_after_s=wait_s)

@@ -26,6 +26,7 @@ from fastxfer.errors import (
 )
 from fastxfer.options import TransferOptions
 from fastxfer.plan import ranges
+from fastxfer.plan.dates import http_time
 from fastxfer.plan.grid import chunk_size_for, prefix_bytes
 from fastxfer.plan.response import Identity, agreed
 from fastxfer.sources.opening import RemoteSource
@@ -36,7 +37,7 @@ from fastxfer.storage.left import Left, stored_checkpoint
 from fastxfer.storage.owner import current
 from fastxfer.storage.part_file import PartFile, Partials, Source
 from fastxfer.storage.paths import Target
-from fastxfer.storage.publish import http_time, is_unchanged, make_record
+from fastxfer.storage.publish import is_unchanged, make_record
 from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined
 from fastxfer.units import format_size
 

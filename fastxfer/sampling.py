@@ -20,8 +20,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Changed, Moved, Partial, Unsatisfiable, Verdict
 from fastxfer.refreshing import renew
-from fastxfer.refusals import judge_refusal
-from fastxfer.sources.store import StoreSource
+from fastxfer.sources.http import HttpSource
 from fastxfer.subject import Mirror, Subject
 
 Samples = list[bytes]
@@ -126,8 +125,10 @@ class Sampler:
 
     def _goes_again(self, exchange: Exchange) -> bool:
         """Reads a store's refusal; returns whether the request goes out once more."""
+        from fastxfer.refusals import judge_refusal
+
         source, head = self._mirror.source, exchange.head
-        assert head is not None and isinstance(source, StoreSource)
+        assert head is not None and not isinstance(source, HttpSource)
         version = self._subject.version(self._mirror)
         refused = judge_refusal(
             source, head, exchange.writer.body, signed_by=self._signed_by, version=version

@@ -7,16 +7,19 @@ failure.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastxfer.engine.loop import Engine, Timer
 from fastxfer.engine.request import Exchange, Head, Request
 from fastxfer.errors import FastxferError, Retry, TransferTimeoutError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.response import Identity, Partial, Whole, difference, identity_of
-from fastxfer.refusals import judge_refusal
+from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource
-from fastxfer.sources.store import StoreSource
 from fastxfer.sources.told_checksums import is_presigned, told_checksums
+
+if TYPE_CHECKING:
+    from fastxfer.sources.store import StoreSource
 
 TRIES = 3
 AGAIN_S = 0.5
@@ -40,10 +43,11 @@ class Vouching:
         """Takes what the first accepted answer tells, and asks where that is not enough."""
         size = verdict.identity.size
         whole = isinstance(verdict, Whole) or (verdict.start, verdict.stop) == (0, size)
-        store = isinstance(source, StoreSource)
-        if store or is_presigned(source.url):
+        if not isinstance(source, HttpSource) or is_presigned(source.url):
             self.told = told_checksums(head.headers, whole=whole)
-        if isinstance(source, StoreSource) and source.access.kind == "s3" and not (self.told or whole):
+        if isinstance(source, HttpSource) or source.access.kind != "s3":
+            return
+        if not (self.told or whole):
             self._inquiry = _Inquiry(self._engine, self._options, source, verdict.identity, self._came)
 
     def _came(self, told: Told) -> None:
@@ -155,6 +159,8 @@ class _Inquiry:
             return
         again = isinstance(error, FastxferError) and error.retry is Retry.SAME_SOURCE
         if head is not None and error is None:
+            from fastxfer.refusals import judge_refusal
+
             refused = judge_refusal(
                 self._source, head, b"", signed_by=self._signed_by, version=self._known.version
             )

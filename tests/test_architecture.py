@@ -73,6 +73,7 @@ ROOM_OF = {
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",
     "fastxfer.sources.locations": "pure",
+    "fastxfer.sources.schemes": "pure",
     "fastxfer.sources.credentials": "pure",
     "fastxfer.sources.store_request": "pure",
     "fastxfer.sources.signing": "pure",
@@ -120,7 +121,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "collections": None,
     "collections.abc": None,
     "dataclasses": None,
-    "datetime": ["timezone", "timedelta"],
+    "datetime": ["datetime", "timezone", "timedelta"],
     "email.utils": ["parsedate_to_datetime", "formatdate"],  # the latter of a time that it is given
     "enum": None,
     "errno": None,
@@ -313,6 +314,13 @@ def test_what_is_pure_reads_no_clock() -> None:
         and isinstance(node.func, ast.Name)
         and node.func.id in ("gmtime", "formatdate")
         and not node.args
+    ]
+    read += [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        if room_of(name) == "pure"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today")
     ]
     assert read == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -331,7 +332,8 @@ def test_without_a_place_to_share_a_process_goes_by_its_own_knowledge_and_says_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / f"fastxfer-{os.geteuid()}").mkdir(0o755)  # others may enter it
     with RawServer(Counting(most=4)) as server:
         results = fetch_all([server.url("/0"), server.url("/1")], tmp_path)
     assert all("not in step with other processes" in "".join(result.notes) for result in results)

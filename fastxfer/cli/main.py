@@ -11,13 +11,11 @@ import importlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 
 from fastxfer._version import __version__
 from fastxfer.cli import output
-from fastxfer.cli.arguments import wants_json
 from fastxfer.errors import FastxferError, InterruptedTransferError, OptionError, StorageError
 
 COMMANDS = {
@@ -62,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output has gone; what else would be written is of no use to anyone.
         code = StorageError.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours is one line as well
+        import traceback
+
         # The error's own text is left out, for nobody has looked at it for secrets.
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
@@ -75,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(given: list[str]) -> int:
     command, rest = (given[0], given[1:]) if given else ("", [])
     if command in COMMANDS:
-        run = importlib.import_module(f"fastxfer.cli.{command}").run
-        return int(run(rest))
+        return int(_imported(command).run(rest))
     if command in ("--version", "-V"):
         output.line(f"fastxfer {__version__}")
         return 0
@@ -89,7 +88,20 @@ def _dispatch(given: list[str]) -> int:
     raise OptionError(f"{fault}; the commands are {', '.join(COMMANDS)}")
 
 
+def _imported(command: str) -> ModuleType:
+    """Imports a command, and all that it needs, without looking for garbage meanwhile: there is none."""
+    looks = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(f"fastxfer.cli.{command}")
+    finally:
+        if looks:
+            gc.enable()
+
+
 def _failed(error: FastxferError, given: list[str]) -> int:
+    from fastxfer.cli.arguments import wants_json
+
     if wants_json(given):
         try:
             output.event("error", error.to_dict())

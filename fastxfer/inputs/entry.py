@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from fastxfer.errors import OptionError
 from fastxfer.names import check_collisions, name_of_url, safe_path
-from fastxfer.sources.locations import Location, is_location, parse_location
+from fastxfer.sources.locations import Location, parse_location
+from fastxfer.sources.schemes import is_location
 
 MAX_INPUT_BYTES = 64 * 1024**2
 SHOWN_WARNINGS = 20

@@ -19,7 +19,7 @@ from typing import Any
 from fastxfer.errors import OptionError
 from fastxfer.inputs.entry import Entry, Warnings, at, lines_of, usable_urls
 from fastxfer.options import MAX_CONNECTIONS, TransferOptions, parse_flag
-from fastxfer.sources.locations import is_location
+from fastxfer.sources.schemes import is_location
 
 MAX_TRIES = 1000
 _NAME = re.compile(r"[A-Za-z0-9-]+")

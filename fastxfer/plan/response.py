@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 
 from fastxfer.errors import (
     AuthError,
@@ -334,6 +333,8 @@ def _unsatisfiable(known: Identity | None, headers: Headers) -> Verdict:
 
 
 def _phrase(status: int) -> str:
+    from http import HTTPStatus
+
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timezone
-from email.utils import parsedate_to_datetime
+from fastxfer.plan.dates import http_time
 
 BASE_S = 0.25
 CAP_S = 30.0
@@ -31,10 +30,8 @@ def parse_retry_after(value: str | None, now_epoch_s: float) -> float | None:
     if text.isascii() and text.removeprefix("-").isdigit():
         seconds = float(text)
     else:
-        try:
-            date = parsedate_to_datetime(text)
-            # The form without a zone, asctime's, is in GMT too (RFC 9110 section 5.6.7).
-            seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now_epoch_s
-        except (ValueError, TypeError, OverflowError):
+        then = http_time(text)
+        if then is None:
             return None
+        seconds = then - now_epoch_s
     return min(max(0.0, seconds), RETRY_AFTER_CAP_S)

@@ -7,9 +7,8 @@ refused for that reason, and only by so much that a server cannot have requests 
 from __future__ import annotations
 
 import math
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 
+from fastxfer.plan.dates import http_time
 from fastxfer.sources.store_errors import Refusal
 
 LEAST_S = 60.0
@@ -31,12 +30,8 @@ def correction_s(date: str | None, now_epoch_s: float) -> float | None:
     """Returns how many seconds the server's clock is ahead of ours, by its Date field (RFC 9110 section
     6.6.1), all three forms of it; None for no date.
     """
-    try:
-        read = parsedate_to_datetime(date or "")
-        theirs = (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return theirs - now_epoch_s
+    theirs = http_time(date)
+    return None if theirs is None else theirs - now_epoch_s
 
 
 def is_about_time(refusal: Refusal) -> bool:

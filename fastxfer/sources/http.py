@@ -11,7 +11,7 @@ from fastxfer.errors import BadResponseError, OptionError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
-from fastxfer.sources.locations import is_location, parse_location
+from fastxfer.sources.schemes import is_location
 
 MAX_REDIRECTS = 10
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -45,6 +45,8 @@ def safe_url(url: str) -> str:
     travel. One of an object store has none of these: it is shown whole where it is good.
     """
     if is_location(url):
+        from fastxfer.sources.locations import parse_location
+
         try:
             return str(parse_location(url))
         except OptionError:

@@ -16,11 +16,10 @@ from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
 from fastxfer.errors import OptionError
+from fastxfer.sources.schemes import ADDRESSING
 
 Query = Iterable[tuple[str, str]]
 
-STORES = ("s3", "oss")
-ADDRESSING = ("auto", "path", "virtual", "cname")
 DEFAULT_S3_REGION = "us-east-1"
 MAX_KEY_BYTES = 1024
 _SCHEME = re.compile(r"(s3|oss)://", re.IGNORECASE)
@@ -159,11 +158,6 @@ def parse_location(text: str) -> Location:
     if len(encode_key(key)) > MAX_KEY_BYTES < len(key.encode()):  # the first refuses what is no UTF-8
         raise OptionError(f"the key is longer than {MAX_KEY_BYTES} bytes")
     return Location(kind, bucket, key)
-
-
-def is_location(text: str) -> bool:
-    """Returns whether a URL is one of an object store, good or bad."""
-    return _SCHEME.match(text) is not None
 
 
 def encode(text: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from fastxfer.options import TransferOptions
 from fastxfer.sources.http import HttpSource
-from fastxfer.sources.locations import is_location
-from fastxfer.sources.store import StoreSource
+from fastxfer.sources.schemes import is_location
 
-RemoteSource = HttpSource | StoreSource
+if TYPE_CHECKING:
+    from fastxfer.sources.store import StoreSource
+
+# What a store takes (signing, XML) is imported with its first URL. What is no HttpSource is a StoreSource.
+RemoteSource: TypeAlias = "HttpSource | StoreSource"
 
 
 def open_source(url: str, options: TransferOptions) -> RemoteSource:
@@ -17,6 +21,8 @@ def open_source(url: str, options: TransferOptions) -> RemoteSource:
     of the credentials in the environment.
     """
     if isinstance(url, str) and is_location(url.strip()):
+        from fastxfer.sources.store import StoreSource
+
         return StoreSource.of(url, options)
     return HttpSource.of(url, options)
 
@@ -28,6 +34,8 @@ def open_mirror(first: RemoteSource, url: str) -> RemoteSource:
     that comes first among the URLs.
     """
     if isinstance(url, str) and is_location(url.strip()):
+        from fastxfer.sources.store import StoreSource
+
         source = StoreSource.of(url, first.options, given=_kind(url) == _first_kind(first))
         return source.stranger(first.public_only)
     if isinstance(first, HttpSource):
@@ -40,6 +48,6 @@ def _kind(url: str) -> str:
 
 
 def _first_kind(first: RemoteSource) -> str | None:
-    if isinstance(first, StoreSource):
+    if not isinstance(first, HttpSource):
         return first.access.kind
     return next((_kind(each) for each in first.options.mirrors if is_location(each.strip())), None)

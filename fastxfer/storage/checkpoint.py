@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import struct
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -298,9 +297,7 @@ class CheckpointFile:
             fd = directory.open_file(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError as error:
             raise storage_error(f"create {directory.path / name}", error) from error
-        made = cls(
-            directory, name, fd, job_id=secrets.token_bytes(16), sequence=0, slot_size=slot_size, index=1
-        )
+        made = cls(directory, name, fd, job_id=os.urandom(16), sequence=0, slot_size=slot_size, index=1)
         try:
             os.truncate(fd, 2 * slot_size)
             made.write(checkpoint, durable=durable)

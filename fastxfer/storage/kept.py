@@ -10,7 +10,6 @@ missing, `beside` knows the new ledger by the inode of the file that it is of.
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 
 from fastxfer._native.bitmap import ChunkLedger
@@ -119,7 +118,7 @@ def replace_one(target: Target, ledger: Checkpoint, *, durable: bool) -> None:
 
 def _write(directory: Directory, name: str, ledger: Checkpoint, durable: bool) -> None:
     """Writes both slots with the same, so that damage to one of them loses nothing."""
-    size, job = slot_size_for(ledger, partials=0), secrets.token_bytes(16)
+    size, job = slot_size_for(ledger, partials=0), os.urandom(16)
     fd = directory.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         os.truncate(fd, 2 * size)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from dataclasses import asdict, dataclass, fields
 
@@ -94,7 +93,7 @@ def is_base(value: object) -> bool:
 
 def this_process() -> Record:
     """Returns a new record of this process."""
-    token = secrets.token_hex(8)
+    token = os.urandom(8).hex()
     return Record(
         token=token,
         host=os.uname().nodename[:64],

@@ -8,10 +8,9 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 
 from fastxfer.errors import StorageError, TargetExistsError, storage_error
+from fastxfer.plan.dates import http_time
 from fastxfer.plan.response import Identity
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint
@@ -134,20 +133,6 @@ def _unmark(fd: int) -> None:
             os.removexattr(fd, UNFINISHED)
         except OSError:
             pass  # under the final name nobody looks at it
-
-
-def http_time(value: str | None) -> float | None:
-    """Returns an HTTP-date (RFC 9110 section 5.6.7) in seconds since the epoch, or None when it is absent or
-    unreadable.
-    """
-    if value is None:
-        return None
-    try:
-        date = parsedate_to_datetime(value)
-        # The form without a zone, asctime's, is in GMT too.
-        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def make_record(identity: Identity, mtime: float | None) -> bytes | None:

@@ -13,13 +13,16 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.checksum import crc64nvme, crc64nvme_combine
 from fastxfer.errors import StorageError, storage_error
 from fastxfer.plan.ranges import Span, length
 from fastxfer.storage.digest import make_hasher
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 # Blocks of 1 MiB come from the page cache as fast as larger ones, and stay in a second-level cache.
 BLOCK = 1024**2
@@ -123,6 +126,8 @@ class Reading:
             crc = self._checksum(at, block, crc)
 
     def _read_in_order(self) -> int:
+        from concurrent.futures import ThreadPoolExecutor
+
         buffers = [memoryview(bytearray(BLOCK)) for _ in range(_DIGEST_BUFFERS)]
         hashers = {name: make_hasher(name) for name in self._algorithms}
         pending: list[Future[object]] = []

@@ -24,6 +24,7 @@ from fastxfer.errors import BadResponseError, FastxferError, OptionError, Overlo
 from fastxfer.inputs import FORMATS, parse
 from fastxfer.names import MAX_NAME_BYTES, check_collisions, name_of_url, safe_name, safe_path
 from fastxfer.options import DIGEST_HEX_LENGTHS, TransferOptions, parse_checksum
+from fastxfer.plan.dates import http_time
 from fastxfer.plan.ranges import Span, format_range, parse_content_range, parse_range
 from fastxfer.plan.response import (
     Changed,
@@ -38,7 +39,6 @@ from fastxfer.plan.response import (
 )
 from fastxfer.plan.retry import RETRY_AFTER_CAP_S, parse_retry_after
 from fastxfer.sources.http import HttpSource, origin, safe_url
-from fastxfer.storage.publish import http_time
 from fastxfer.units import MAX_SIZE, parse_size
 
 Target = Callable[[bytes], None]

@@ -10,9 +10,9 @@ from typing import Any
 import fastxfer
 from fastxfer.cli.status import read_status
 from fastxfer.errors import CheckpointError, StorageError, TargetExistsError
+from fastxfer.plan.dates import http_time
 from fastxfer.storage.left import Left
 from fastxfer.storage.part_file import PartFile, Source
-from fastxfer.storage.publish import http_time
 from tests.cli.command import fastxfer as run_command
 from tests.kills.victims import CONNECTIONS, OLD, Victim, opened
 

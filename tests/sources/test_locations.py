@@ -21,11 +21,11 @@ from fastxfer.sources.locations import (
     encode,
     encode_key,
     encode_query,
-    is_location,
     parse_endpoint,
     parse_location,
     resolve_store,
 )
+from fastxfer.sources.schemes import is_location
 from tests.servers.raw import Connection, RawServer, Request
 from tests.sources import store_strategies as draw
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,23 @@ def test_a_file_that_is_a_link_is_not_followed(own_runtime_directory: Path, tmp_
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory for temporary files; there is no runtime directory."""
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 
 
 def test_without_a_runtime_directory_a_private_one_is_made_for_temporary_files(temporary: Path) -> None:
     swap(ONE)
     assert (temporary / f"fastxfer-{os.geteuid()}").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_directory_for_temporary_files_is_that_of_python(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TEMP", str(temporary))
+    for first in (str(temporary), "/nonexistent", ""):
+        monkeypatch.setenv("TMPDIR", first)
+        assert private_directory().path == Path(tempfile.gettempdir()) / f"fastxfer-{os.geteuid()}"
 
 
 def test_a_directory_that_others_may_enter_is_not_trusted(temporary: Path) -> None:

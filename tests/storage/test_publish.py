@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fastxfer.plan.response import Identity
 from fastxfer.storage import publish
 from fastxfer.storage.paths import resolve_target
-from fastxfer.storage.publish import MAX_RECORD, XATTR, http_time, is_unchanged, make_record
+from fastxfer.storage.publish import MAX_RECORD, XATTR, is_unchanged, make_record
 
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 STAMP = 1735689600.0
 LATER = "Wed, 01 Jan 2025 00:00:01 GMT"
-
-
-@pytest.fixture(params=["UTC", "Asia/Shanghai"])
-def time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", request.param)
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @dataclass(frozen=True)
@@ -131,33 +118,6 @@ def test_a_record_is_known_again(mtime: float, tmp_path: Path, monkeypatch: pyte
 )
 def test_some_things_are_not_worth_a_record(identity: Identity, mtime: float | None) -> None:
     assert make_record(identity, mtime) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "stamp"),
-    [
-        (DATE, STAMP),
-        ("Wednesday, 01-Jan-25 00:00:00 GMT", STAMP),
-        ("Wed Jan  1 00:00:00 2025", STAMP),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Wed, 31 Dec 1969 23:59:59 GMT", -1.0),
-        (None, None),
-        ("", None),
-        ("yesterday", None),
-        ("Wed, 99 Jan 2025 00:00:00 GMT", None),
-        ("Wed, 01 Jan 99999 00:00:00 GMT", None),
-    ],
-)
-def test_an_http_date_is_read_in_every_time_zone(
-    value: str | None, stamp: float | None, time_zone: None
-) -> None:
-    assert http_time(value) == stamp
-
-
-@given(st.one_of(st.text(max_size=60), st.text(alphabet="0123456789:, JanWedGMT+-", max_size=40)))
-def test_no_date_makes_it_raise(value: str) -> None:
-    stamp = http_time(value)
-    assert stamp is None or isinstance(stamp, float)
 
 
 def test_a_file_system_without_attributes_is_no_failure(
