@@ -321,7 +321,7 @@ def _private(address: str) -> BadResponseError:
 
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
-    looking = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    looking = socket.socket(fileno=fd)
     try:
         yield looking
     finally:
