@@ -40,6 +40,8 @@ from bench.compare import (
     program_of,
     tell,
 )
+from tests.servers import HOST
+from tests.servers.far import FAR, NEAR, has_device
 from tests.servers.nginx import Nginx
 from tests.servers.objects import make_object
 from tests.servers.shaping import Shaped
@@ -59,6 +61,7 @@ class Scenario:
     slow: tuple[int, ...] = ()
     slow_rate: float = 0.0
     rtt_s: float = 0.0
+    device: bool = False  # the round trip is real TCP's, over a network device of ours
 
     @property
     def ideal_s(self) -> float:
@@ -71,6 +74,7 @@ SCENARIOS = (
     Scenario("one of 16 connections at a twentieth", 1 << 28, 5 * MB, (5,), MB / 4),
     Scenario("20 MB/s a connection", 1 << 30, 20 * MB),
     Scenario("a round trip of 200 ms", 1 << 28, 5 * MB, rtt_s=0.2),
+    Scenario("a far server, 200 ms over a device", 1 << 28, 5 * MB, rtt_s=0.2, device=True),
 )
 
 
@@ -78,8 +82,16 @@ def run(arena: Arena, scenario: Scenario, contestant: Contestant, directory: Pat
     """Returns the figures of one run over a path of its own."""
     slow, rtt_s = scenario.slow, scenario.rtt_s
     upstream = arena.nginx.ports["http"]
-    with Shaped(upstream, rate=scenario.rate, slow=slow, slow_rate=scenario.slow_rate, rtt_s=rtt_s) as shaped:
-        through = replace(arena, url=shaped.url(arena.name))
+    near, far = (NEAR, FAR) if scenario.device else (HOST, HOST)
+    with Shaped(
+        upstream,
+        rate=scenario.rate,
+        slow=slow,
+        slow_rate=scenario.slow_rate,
+        rtt_s=0.0 if scenario.device else rtt_s,
+        host=near,
+    ) as shaped:
+        through = replace(arena, url=shaped.url(arena.name, far))
         return through.run(contestant, directory, check_sha256=check)
 
 
@@ -127,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tail-home-") as home, Nginx() as nginx:
         for scenario in SCENARIOS:
             if options.scenario and not any(word in scenario.name for word in options.scenario):
+                continue
+            if scenario.device and not has_device():
                 continue
             digest = make_object(nginx.root / "object.bin", scenario.size)
             arena = Arena(nginx, "object.bin", scenario.size, digest, CONNECTIONS, 0, Path(home))

@@ -46,6 +46,7 @@ from fastxfer.lanes import Lane, Lanes, request_for
 from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
+from fastxfer.plan.ahead import connections_ahead
 from fastxfer.plan.ranges import Span, length
 from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.response import (
@@ -392,10 +393,25 @@ class Download:
         lane.source = lane.mirror.source
         lane.signed_by, lane.version = lane.source.generation, self._subject.version(lane.mirror)
         self._tenancy.sent(lane.exchange.slot, lane.source.host_url)
+        lane.exchange.ahead = self._connections_ahead(lane)
         if_range = self._subject.if_range(lane.mirror)
         request = request_for(lane.source, lane.asked, if_range, lane.version)
         self._engine.submit(lane.exchange, request, self)
         lane.out = True
+
+    def _connections_ahead(self, lane: Lane) -> int:
+        """Returns how many connections to make while a request is on its way: of the one whose answer all
+        others wait for.
+        """
+        if self._mode != "probing" or self._mirrors.several or lane.stop is None:
+            return 0
+        missing = self._subject.size
+        if self._keeping.left is not None:
+            missing = length(self._keeping.missing())
+        elif self._keeping.candidate:
+            missing = 0  # most likely it is there already
+        room = self._tenancy.room(lane.source.host_url, hoped=True)
+        return connections_ahead(self.options.connections, room, missing)
 
     # ---- answers ----
 
@@ -490,6 +506,7 @@ class Download:
 
     def _opened(self, lane: Lane, verdict: Partial | Whole, how: bool | Exception) -> None:
         keeping = self._keeping
+        self._engine.let_go(lane.exchange, soon=isinstance(verdict, Partial))
         if self._ending is not None or isinstance(how, Exception):
             self._mode = "ranged"
             if self._pending is not None:
@@ -623,6 +640,8 @@ class Download:
             case Moved(location):
                 answered = lane.exchange.head
                 lane.mirror.source = lane.source.redirected(location, answered.address if answered else "")
+                if lane.mirror.source.host_url != lane.source.host_url:
+                    self._engine.let_go(lane.exchange)
                 lane.parked = not self._tenancy.may_send(lane.mirror.source.host_url)
                 if not lane.parked:
                     self._send(lane)
@@ -1104,6 +1123,8 @@ class Download:
             self._disk.every(0, None)
         failure = self._ending
         marks = self._marks()
+        for lane in self._lanes:
+            self._engine.let_go(lane.exchange)
         self._lanes.retire()
         if skip is not None:
             self._on_disk(self._keeping.leave, lambda _: self._finished(skip, None))

@@ -26,9 +26,11 @@ from typing import Any
 
 import pycurl
 
+from fastxfer.engine.ahead import Ahead
 from fastxfer.engine.request import Connection, Exchange, Listener, Request
 from fastxfer.engine.translate import translate
 from fastxfer.errors import FastxferError, InterruptedTransferError, TransferTimeoutError
+from fastxfer.plan.ahead import AFTER_S
 
 Call = Callable[[], object]
 
@@ -120,6 +122,7 @@ class Engine:
         self._order = itertools.count()
         self._out: dict[pycurl.Curl, Exchange] = {}
         self._sockets: dict[Connection, int] = {}
+        self._ahead = Ahead(self.call_later)
         self._suspects: set[pycurl.Curl] = set()
         """Those that were out on shared connections when one of them stalled."""
         self._stopping = False
@@ -158,6 +161,7 @@ class Engine:
 
     def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
         """Sends a request on an idle exchange; `listener` hears of it."""
+        exchange.made_ahead = self._ahead
         exchange.prepare(request, listener, afresh=exchange.multiplexed and bool(self._suspects))
         if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
             self._sockets.clear()
@@ -170,6 +174,15 @@ class Engine:
         if multi is None:
             multi = self._multis[exchange.pool] = _Multi(self._selector)
         return multi
+
+    def let_go(self, exchange: Exchange, *, soon: bool = False) -> None:
+        """Closes the connections that were made ahead for an exchange and not taken; `soon` lets the requests
+        that go out now take theirs.
+        """
+        if soon:
+            self.call_later(AFTER_S, lambda: self._ahead.let_go(exchange))
+        else:
+            self._ahead.let_go(exchange)
 
     def abort(self, exchange: Exchange, error: FastxferError | None = None) -> None:
         """Ends an exchange at once; its listener gets `ended` with `error`, after this call returned."""
@@ -220,6 +233,7 @@ class Engine:
         for exchange in list(self._out.values()):
             self.abort(exchange, InterruptedTransferError("the transfer was stopped; run it again to go on"))
         self._run_calls()
+        self._ahead.close()
 
     def _timeout(self) -> float | None:
         if self._calls:

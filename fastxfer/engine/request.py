@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pycurl
 
 from fastxfer._native.writer import Writer
+from fastxfer.engine.ahead import Ahead
 from fastxfer.errors import BadResponseError, FastxferError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
@@ -31,6 +32,7 @@ _VERSIONS = {
     "3": pycurl.CURL_HTTP_VERSION_3,
 }
 _VERSION_NAMES = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}  # CURLINFO_HTTP_VERSION
+_FLAGS = getattr(socket, "SOCK_CLOEXEC", 0) | getattr(socket, "SOCK_NONBLOCK", 0)
 
 
 Connection = tuple[str, int]
@@ -136,6 +138,11 @@ class Exchange:
         """The kept connection had bytes on it that nobody asked for, so nothing was sent."""
         self.sockets: dict[Connection, int] = {}
         """The engine's: which descriptor each of our connections had."""
+        self.made_ahead: Ahead | None = None
+        """The engine's: connections that wait to be taken."""
+        self.ahead = 0
+        """How many connections are to be made ahead once this request's is, if its server is far."""
+        self._taken: socket.socket | None = None
         self._opened: list[int] = []
         self._address = ""
         self._public_only = False
@@ -197,13 +204,14 @@ class Exchange:
         self.head = None
         self.refused = None
         self.unclean = False
+        self._taken = None
         self._opened.clear()
         self.tls = request.url.startswith("https:")
         self._fields = []
         self._status = 0
         self._public_only = request.public_only
-        if request.public_only:
-            easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_public)
+        if request.public_only or self.made_ahead:
+            easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
         else:
             easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
         easy.setopt(pycurl.FORBID_REUSE, 0)
@@ -243,18 +251,30 @@ class Exchange:
         """Has libcurl close the connection when its last stream is aborted, which it would keep."""
         self.easy.setopt(pycurl.FORBID_REUSE, 1)
 
-    def _open_public(self, _purpose: int, address: Any) -> Any:
-        """Opens the socket to an address, of the public internet only."""
+    def _open(self, _purpose: int, address: Any) -> Any:
+        """Opens the socket to an address, or takes one that was connected ahead."""
         family, kind, protocol, where = address
-        if not is_public(where[0]):
-            self.refused = _private(where[0])
-            return pycurl.SOCKET_BAD
-        self.refused = None
+        self._taken = None
+        if self._public_only:
+            if not is_public(where[0]):
+                self.refused = _private(where[0])
+                return pycurl.SOCKET_BAD
+            self.refused = None
+        if self.made_ahead and kind & ~_FLAGS == socket.SOCK_STREAM:
+            self._taken = self.made_ahead.take(family, where)
+            if self._taken is not None:
+                return self._taken
         return socket.socket(family, kind, protocol)
 
     def _opens(self, fd: int, _purpose: int) -> int:
         self._opened.append(fd)
-        return 0
+        os.set_inheritable(fd, False)  # pycurl's copy of what `_open` returned is
+        if self._taken is None:
+            return 0
+        self._taken.close()  # libcurl has the copy
+        self._taken = None
+        connected: int = pycurl.SOCKOPT_ALREADY_CONNECTED
+        return connected
 
     def _connected(self, address: str, local_address: str, _port: int, local_port: int) -> int:
         """Called by libcurl when it has a connection, new or kept, before the request goes out on it."""
@@ -265,6 +285,7 @@ class Exchange:
             for fd in self._opened:
                 if _name_of(fd) == connection:
                     self.sockets[connection] = fd
+                    self._go_ahead(fd)
             self._opened.clear()
         elif not self.tls:  # with TLS what waits may be a ticket, and nobody else's answer
             fd = self.sockets.get(connection, -1)
@@ -272,6 +293,11 @@ class Exchange:
         go_on: int = pycurl.PREREQFUNC_OK
         stop: int = pycurl.PREREQFUNC_ABORT
         return stop if self.refused or self.unclean else go_on
+
+    def _go_ahead(self, fd: int) -> None:
+        """Has more connections made like this new one; before its request goes out, to be there in time."""
+        if self.ahead and self.made_ahead is not None and not self.multiplexed:
+            self.made_ahead.make(fd, self.ahead, self)
 
     def _header(self, line: bytes) -> int | None:
         # Called a line at a time: status line, fields, an empty line; again for each 1xx; and for trailers
@@ -321,7 +347,7 @@ def _private(address: str) -> BadResponseError:
 
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
-    looking = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    looking = socket.socket(fileno=fd)
     try:
         yield looking
     finally:

@@ -671,6 +671,7 @@ class Scheduler:
             free_s = [max(0.0, rest_s - piece.seconds) for piece in pieces]
             free_s += [rest_s] * (lanes - len(pieces))
             wish = max(wish, left * min(1.0, rest_s / max(sum(free_s), rest_s)))
-            if left <= slot.rate * self._answer_s:
+            # The probe's rate alone, of a burst that came with its answer, is no reason to ask nobody else.
+            if left <= slot.rate * self._answer_s and sum(each.rate > 0 for each in self._slots) > 1:
                 wish = left
         return int(min(wish, slot.rate * RUN_SECONDS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import subprocess
 import sys
 import threading
@@ -99,6 +100,33 @@ def test_an_answer_is_heard_with_its_head_its_body_and_one_end(engine: Engine) -
     (head,) = heard.heads
     assert (head.status, head.http_version) == (200, "1.1")
     assert head.headers.get("content-length") == "50000"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_kept_connection_with_bytes_that_nobody_asked_for_is_not_used_again(
+    engine: Engine, host: str
+) -> None:
+    """libcurl would take them for the answer to what it asks next."""
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+    more = threading.Event()
+
+    def serve(request: Asked, connection: Connection) -> None:
+        connection.respond(200, body=b"right")
+        if request.connection == 0:
+            connection.stall(more)
+            connection.send(forged)
+            connection.wait_until_gone()
+
+    with RawServer(serve, host) as server:
+        heard, again = Hears(), Hears()
+        exchange = send(engine, server.url(), heard)
+        heard.wait()
+        (kept,) = engine._sockets.values()
+        more.set()
+        assert select.select([kept], [], [], DEADLINE_S)[0]
+        send(engine, server.url(), again, exchange)
+        assert again.wait().body == b"right"
+        assert server.connections == 2
 
 
 def test_an_exchange_is_used_again_on_the_same_connection(engine: Engine) -> None:

@@ -246,6 +246,7 @@ def test_without_the_client_certificate_that_is_asked_for_it_fails_at_once(
     with TlsServer(RangeHandler(OBJECT), authority, mutual_tls(authority, version)) as server:
         with pytest.raises(TLSError) as caught:
             wait(fastxfer.start(server.url(), tmp_path / "out", connections, **options))
+        server.wait_for_connections(1)
         assert server.connections == 1
         assert server.requests == []
     assert caught.value.exit_code == 6

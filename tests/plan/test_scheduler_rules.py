@@ -90,6 +90,19 @@ def test_a_run_is_what_the_mean_of_the_last_rate_and_those_before_moves_in_a_few
         assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-6)
 
 
+@pytest.mark.parametrize("connections", [4, 16])
+def test_a_probe_whose_bytes_came_at_once_from_afar_does_not_get_all_that_is_left(connections: int) -> None:
+    """What came with the answer tells no rate: so far nobody else has one to hold it against."""
+    scheduler = begun(connections)
+    end = 8 * MIB
+    scheduler.handle(Opened([(0, end)], 256 * 1024, 0.4), 0.4)
+    (fetch,) = scheduler.handle(Ended(0, PROBE_BYTES, waited_s=0.4), 0.401)
+    assert isinstance(fetch, Fetch) and fetch.slot == 0 and fetch.stop is not None
+    assert fetch.stop - fetch.start <= end // 4
+    left = sum(stop - start for start, stop in scheduler.gaps)
+    assert (left > 0) is (connections > 4), "the others have their parts"
+
+
 @pytest.mark.parametrize("size", [None, 1000])
 def test_a_stream_leaves_no_gap_and_a_broken_one_all_of_it(size: int | None) -> None:
     scheduler = begun()

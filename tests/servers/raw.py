@@ -189,10 +189,22 @@ class RawServer:
                 raise ServerError(f"{len(self.requests)} requests came in {deadline_s} s, not {count}")
             return list(self.requests)
 
-    def drop(self) -> None:
-        """Closes the connections that are open; returns when they are gone."""
+    def wait_for_connections(self, count: int, deadline_s: float = JOIN_DEADLINE_S) -> None:
+        """Returns once there have been `count` connections; a ServerError after the deadline."""
         with self._changed:
-            connections = dict(self._open)
+            if not self._changed.wait_for(lambda: self.connections >= count, deadline_s):
+                raise ServerError(f"{self.connections} connections came in {deadline_s} s, not {count}")
+
+    def wait_for_end(self, left: int, deadline_s: float = JOIN_DEADLINE_S) -> None:
+        """Returns once no more than `left` connections are open; a ServerError after the deadline."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._open) <= left, deadline_s):
+                raise ServerError(f"{len(self._open)} connections are open after {deadline_s} s")
+
+    def drop(self, but: Connection | None = None) -> None:
+        """Closes the connections that are open, `but` for one; returns when they are gone."""
+        with self._changed:
+            connections = {each: thread for each, thread in self._open.items() if each is not but}
         for connection, thread in connections.items():
             connection.shut_down()
             thread.join(JOIN_DEADLINE_S)
@@ -241,6 +253,7 @@ class RawServer:
             with self._changed:
                 self.connections += 1
                 self._open[connection] = thread
+                self._changed.notify_all()
                 thread.start()  # before anyone can find it, to wait for its end
 
     def _connected(self, peer: socket.socket) -> Connection:
@@ -270,6 +283,7 @@ class RawServer:
                 connection.close()
             with self._changed:
                 del self._open[connection]
+                self._changed.notify_all()
 
     def _record(self, request: Request) -> Request:
         with self._changed:

@@ -99,7 +99,7 @@ class Proxy:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.listener = socket.create_server((HOST, 0), backlog=256)
+        self.listener = socket.create_server((options.host, 0), backlog=256)
         self.listener.setblocking(False)
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, None)
@@ -179,8 +179,10 @@ class Shaped:
         slow: tuple[int, ...] = (),
         slow_rate: float = 0.0,
         rtt_s: float = 0.0,
+        host: str = HOST,
     ) -> None:
         self._command = [sys.executable, "-m", "tests.servers.shaping", str(upstream), "--rtt", str(rtt_s)]
+        self._command += ["--host", host]
         if rate is not None:
             self._command += ["--rate", str(rate)]
         for number in slow:
@@ -209,15 +211,16 @@ class Shaped:
             self._process.wait()
         self._process.stdout.close()
 
-    def url(self, path: str) -> str:
-        """Returns the URL of a path through the proxy."""
-        return f"http://{HOST}:{self.port}/{path}"
+    def url(self, path: str, host: str = HOST) -> str:
+        """Returns the URL of a path through the proxy, reached at `host`."""
+        return f"http://{host}:{self.port}/{path}"
 
 
 def main() -> None:
     """Runs the proxy."""
     parser = argparse.ArgumentParser()
     parser.add_argument("upstream", type=int)
+    parser.add_argument("--host", default=HOST)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--slow", type=int, action="append", default=[])
     parser.add_argument("--slow-rate", type=float, default=0.0)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import Authority, ServerError
+from tests.servers import HOST, Authority, ServerError
 from tests.servers.raw import Connection, RawServer, Request
 
 RECEIVE_BYTES = 64 << 10
@@ -166,8 +166,9 @@ class TlsServer(RawServer):
         handler: Callable[[Request, Connection], None],
         authority: Authority,
         context: ssl.SSLContext | None = None,
+        host: str = HOST,
     ) -> None:
-        super().__init__(handler)
+        super().__init__(handler, host)
         self.context = context if context is not None else server_context(authority)
         self.handshakes: Callable[[int], Handshake | None] = lambda number: None
 

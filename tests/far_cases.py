@@ -1,0 +1,155 @@
+"""Fetches from a server that is 200 ms away, run by tests/test_far.py in a network namespace:
+
+    unshare -n python -m tests.servers.far 0.2 python -m tests.far_cases DIRECTORY CASE
+
+Prints a line of JSON: what the result and the server tell. Answers are held back until all connections that
+are to be made ahead are there, so that what is seen does not depend on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import fastxfer
+from tests.faults.scenarios import wait
+from tests.servers import Authority
+from tests.servers.far import FAR, NEAR
+from tests.servers.objects import make_bytes
+from tests.servers.raw import Connection, Fault, RangeHandler, RawServer, Request, first
+from tests.servers.tls import TlsServer
+
+CONNECTIONS = 8
+DATA = make_bytes((8 << 20) + 17)
+SMALL = DATA[:1000]
+
+
+class Waiting(RangeHandler):
+    """Answers nothing until so many connections are there."""
+
+    def __init__(self, data: bytes, connections: int = CONNECTIONS, **options: Any) -> None:
+        super().__init__(data, **options)
+        self.awaited = connections
+        self.server: RawServer | None = None
+
+    def __call__(self, request: Request, connection: Connection) -> None:
+        assert self.server is not None
+        self.server.wait_for_connections(self.awaited)
+        super().__call__(request, connection)
+
+
+class Dropping(Waiting):
+    """Ends the connections on which nothing was asked, before the first answer."""
+
+    def __call__(self, request: Request, connection: Connection) -> None:
+        if request.number == 0:
+            assert self.server is not None
+            self.server.wait_for_connections(self.awaited)
+            self.server.drop(but=connection)
+        super().__call__(request, connection)
+
+
+def fetch(server: RawServer, out: Path, **options: Any) -> fastxfer.FetchResult:
+    scheme = "https" if isinstance(server, TlsServer) else "http"
+    url = f"{scheme}://{FAR}:{server.port}/object"
+    return wait(fastxfer.start(url, out, CONNECTIONS, durability="none", **options))
+
+
+def told(result: fastxfer.FetchResult, out: Path, data: bytes, server: RawServer) -> dict[str, object]:
+    return {
+        "right": out.read_bytes() == data,
+        "requests": result.requests,
+        "asked": len(server.requests),
+        "retries": result.retries,
+        "connections": server.connections,
+    }
+
+
+def plain(handler: Waiting, out: Path, **options: Any) -> dict[str, object]:
+    """One fetch; the connections that nobody needs are gone after it: one is kept for other fetches."""
+    with RawServer(handler, NEAR) as server:
+        handler.server = server
+        result = fetch(server, out, **options)
+        kept = min(CONNECTIONS, len({request.connection for request in server.requests}))
+        server.wait_for_end(kept)
+        return told(result, out, handler.content.data, server)
+
+
+def large(out: Path) -> dict[str, object]:
+    return plain(Waiting(DATA), out)
+
+
+def dropped(out: Path) -> dict[str, object]:
+    return plain(Dropping(DATA), out)
+
+
+def whole(out: Path) -> dict[str, object]:
+    return plain(Waiting(DATA, ranges=False), out)
+
+
+def empty(out: Path) -> dict[str, object]:
+    return plain(Waiting(b""), out)
+
+
+def limited(out: Path) -> dict[str, object]:
+    return plain(Waiting(DATA, connections=3), out, connections_per_host=3)
+
+
+def small(out: Path) -> dict[str, object]:
+    """Twice; the second time on a new connection."""
+    handler = Waiting(SMALL)
+    with RawServer(handler, NEAR) as server:
+        handler.server = server
+        once = fetch(server, out.with_name("once"))
+        server.wait_for_end(1)
+        server.drop()
+        again = told(fetch(server, out), out, SMALL, server)
+        return {**again, "asked": len(server.requests) - once.requests}
+
+
+def resumed(out: Path) -> dict[str, object]:
+    """The first fetch ends in the middle."""
+    broken = first(1, Fault(cut_after=100_000))
+    handler = Waiting(DATA, faults=broken)
+    with RawServer(handler, NEAR) as server:
+        handler.server = server
+        try:
+            fetch(server, out, retries=0)
+        except fastxfer.FastxferError:
+            pass
+        server.drop()
+        before = len(server.requests)
+        handler.awaited = server.connections + CONNECTIONS
+        result = fetch(server, out)
+        return {**told(result, out, DATA, server), "asked": len(server.requests) - before}
+
+
+def redirected(out: Path) -> dict[str, object]:
+    """The first server has a redirect to the second, which has the object."""
+    handler = Waiting(DATA)
+
+    def leads(_: Request, connection: Connection) -> None:
+        front.wait_for_connections(CONNECTIONS)
+        connection.respond(302, {"Location": f"http://{FAR}:{server.port}/object"})
+
+    with RawServer(handler, NEAR) as server, RawServer(leads, NEAR) as front:
+        handler.server = server
+        result = fetch(front, out)
+        front.wait_for_end(1)
+        return {**told(result, out, DATA, server), "asked": len(server.requests) + len(front.requests)}
+
+
+def tls(out: Path) -> dict[str, object]:
+    handler = Waiting(DATA)
+    with TlsServer(handler, Authority(out.parent), host=NEAR) as server:
+        handler.server = server
+        return told(fetch(server, out, verify_tls=False), out, DATA, server)
+
+
+CASES = (large, dropped, whole, empty, limited, small, resumed, redirected, tls)
+
+if __name__ == "__main__":
+    chosen = {case.__name__: case for case in CASES}[sys.argv[2]]
+    print(json.dumps(chosen(Path(sys.argv[1]) / "out")))
