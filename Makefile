@@ -14,7 +14,7 @@ demo: .venv/.ready
 
 test: .venv/.ready-test
 	.ci/install-packages test
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal  # many of them wait
 
 # The tests with objects of 2 GiB, 2,000 kills at random moments and one at each system call, hundreds of thousands of
 # power cuts, and hundreds of take-overs; over two hours. It prints what the kills cost.
