@@ -395,6 +395,16 @@ def tell(progress: str) -> None:
         print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
 
 
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns rows of cells as lines: a name, figures under each other, and a note."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *figures, note in rows:
+        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells, note]).rstrip())
+    return lines
+
+
 def table(results: Sequence[Series], size: int) -> list[str]:
     """Returns the lines of the table, in the order of the contestants, and the failures below it."""
     first = [one for one in results if one.contestant.name == BASELINE and one.runs]
@@ -402,12 +412,7 @@ def table(results: Sequence[Series], size: int) -> list[str]:
     head = ("", "CPU s/GB", "", "to", "wall s", "", "max RSS", "anon", "", "connec-", "")
     under = ("contestant", "min", "median", BASELINE, "min", "median", "MiB", "MiB", "requests", "tions", "")
     rows = [head, under, *(_row(one, size, baseline) for one in results if one.runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = []
-    for row in rows:
-        name, *figures, note = row
-        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells, note]).rstrip())
+    lines = in_columns(rows)
     lines += [f"FAILED: {one.contestant.name}: {failure}" for one in results for failure in one.failures]
     return lines
 

@@ -54,6 +54,7 @@ from bench.compare import (
     RunFailedError,
     clean_environment,
     file_system_of,
+    in_columns,
     machine,
     parse_size,
     tell,
@@ -326,12 +327,7 @@ def table(results: Sequence[Series], size: int) -> list[str]:
     head = ("", "CPU s/GB", "", "to", "wall s", "", "anon", "")
     under = ("contestant", "min", "median", BASELINE, "min", "median", "MiB", "verified")
     rows = [head, under, *(_row(one, size, baseline) for one in results if one.runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = []
-    for row in rows:
-        name, *figures, note = row
-        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells, note]).rstrip())
+    lines = in_columns(rows)
     lines += [f"FAILED: {one.peer.name}: {failure}" for one in results for failure in one.failures]
     return lines
 
