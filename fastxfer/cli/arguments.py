@@ -180,6 +180,16 @@ class Parser(argparse.ArgumentParser):
         """Adds an option without a value."""
         self.add_argument(*names, action="store_true", default=None, help=help)
 
+    def add_insecure(self) -> None:
+        """Adds --insecure, the short word for one of the network's options."""
+        self.add_argument(
+            "--insecure",
+            dest="verify_tls",
+            action="store_const",
+            const="false",
+            help="the same as --verify-tls false",
+        )
+
     def parse(self, arguments: Sequence[str], positional: str) -> argparse.Namespace:
         """Returns the parsed arguments; the list `positional` has all those that are no options."""
         given, rest = self.parse_known_args(self._spelled_out(arguments))

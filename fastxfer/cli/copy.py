@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from fastxfer.cli.arguments import Option, Parser, switch, transfer_options, values
-from fastxfer.cli.put import add_output, show_to_the_end
-from fastxfer.cli.signals import stop_on_signals
+from fastxfer.cli.arguments import Option, Parser, transfer_options, values
+from fastxfer.cli.manner import Manner, add_manner
+from fastxfer.cli.put import show_to_the_end
 from fastxfer.copy_options import SHARED, CopyOptions
 from fastxfer.copying import begin_copy
 from fastxfer.errors import OptionError
@@ -42,17 +41,13 @@ def run(arguments: Sequence[str]) -> int:
     own = [Option.of(each) for each in fields(CopyOptions)]
     shared = transfer_options(only=SHARED)
     parser.add_options("copy", own)
-    add_output(parser)
-    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+    add_manner(parser)
+    parser.add_insecure()
     parser.add_options("source, store and network", shared)
     given = parser.parse(arguments, "words")
     if len(given.words) != 2:
         raise OptionError("two URLs are wanted: fastxfer copy SRC_URL DST_URL")
-    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    bar = terminal and not quiet and (switch("progress", given.progress) or not as_json)
+    manner = Manner.of(given)
     running = begin_copy(*given.words, **values([*own, *shared], given))
-    stop_on_signals(running.cancel)
-    name = running.location.key.rpartition("/")[2]
-    show_to_the_end(running, name=name, as_json=as_json, quiet=quiet, bar=bar)
+    show_to_the_end(running, running.location.key.rpartition("/")[2], manner)
     return 0

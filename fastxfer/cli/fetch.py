@@ -7,7 +7,6 @@ there is one way out, and no moment at which Ctrl-C can hit half a save.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,20 +19,17 @@ from fastxfer.cli.arguments import (
     add_inputs,
     add_jobs,
     one_url,
-    switch,
     target_options,
     transfer_options,
     values,
 )
+from fastxfer.cli.manner import BAR_AFTER_S, EVENT_S, FRAME_S, Manner, add_manner
 from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import FastxferError, OptionError, PausedError
 from fastxfer.results import FetchResult
 from fastxfer.storage.paths import resolve_target
 
 # Below this no bar is shown: what is over at once needs none, and importing rich takes 50 ms.
-BAR_AFTER_S = 0.2
-FRAME_S = 0.1
-EVENT_S = 1.0
 
 EPILOG = """\
 Every option with a value is also a variable, --stall-timeout is FASTXFER_STALL_TIMEOUT; the command line
@@ -56,13 +52,7 @@ def run(arguments: Sequence[str]) -> int:
             "-j, --input-format, --base-url and --any-dir are for many objects: -i FILE is missing"
         )
     url, *mirrors = given.urls or [one_url(given.urls)]
-    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
-    show_bar = (
-        sys.stderr is not None
-        and sys.stderr.isatty()
-        and not quiet
-        and (switch("progress", given.progress) or not as_json)
-    )
+    manner = Manner.of(given)
     chosen = values(options, given)
     if mirrors:
         chosen["mirrors"] = mirrors
@@ -70,12 +60,12 @@ def run(arguments: Sequence[str]) -> int:
         url,
         out_path(**values(targets, given)),
         chosen,
-        as_json=as_json,
-        bar=show_bar,
+        as_json=manner.as_json,
+        bar=manner.bar,
     )
-    if as_json:
+    if manner.as_json:
         output.event("result", result.to_dict())
-    elif not quiet:
+    elif not manner.quiet:
         output.line(output.plain("; ".join([str(result), *result.notes])))
     return 0
 
@@ -106,17 +96,9 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     )
     add_jobs(parser)
     add_inputs(parser)
-    parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
-    parser.add_switch("-q", "--quiet", help="no output but errors")
-    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+    add_manner(parser)
     parser.add_switch("-c", "--continue", help="accepted for old habits: it always goes on where it stopped")
-    parser.add_argument(
-        "--insecure",
-        dest="verify_tls",
-        action="store_const",
-        const="false",
-        help="the same as --verify-tls false",
-    )
+    parser.add_insecure()
     parser.add_options("transfer", options)
     return parser, targets, options
 

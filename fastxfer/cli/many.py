@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastxfer.batch import DEFAULT_JOBS, Batch, BatchResult, Outcome, check_jobs
 from fastxfer.cli import output
-from fastxfer.cli.arguments import Option, Parser, switch, values
+from fastxfer.cli.arguments import Option, values
+from fastxfer.cli.manner import BAR_AFTER_S, EVENT_S, FRAME_S, Manner
 from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import InterruptedTransferError, OptionError, storage_error
 from fastxfer.inputs import MAX_INPUT_BYTES, Inputs, parse
@@ -27,37 +27,8 @@ from fastxfer.progress.overall import Overall
 if TYPE_CHECKING:
     from fastxfer.progress.bar import Bar
 
-EVENT_S = 1.0
-FRAME_S = 0.1
-BAR_AFTER_S = 0.2
-
 Watch = Callable[[Overall], object]
 Told = Callable[[Outcome], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a command shows what it does."""
-
-    as_json: bool
-    quiet: bool
-    bar: bool
-
-    @classmethod
-    def of(cls, given: argparse.Namespace) -> Manner:
-        """Returns what was asked for, and what stderr is good for."""
-        as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        return cls(
-            as_json, quiet, terminal and not quiet and (switch("progress", given.progress) or not as_json)
-        )
-
-
-def add_manner(parser: Parser) -> None:
-    """Adds the options that `Manner.of` reads."""
-    parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
-    parser.add_switch("-q", "--quiet", help="no output but errors")
-    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
 
 
 def jobs_given(given: argparse.Namespace) -> int:

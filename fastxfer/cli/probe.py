@@ -38,13 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("urls", metavar="URL", nargs="*", help="http:// or https://")
     parser.add_switch("--json", help="one JSON object on stdout")
-    parser.add_argument(
-        "--insecure",
-        dest="verify_tls",
-        action="store_const",
-        const="false",
-        help="the same as --verify-tls false",
-    )
+    parser.add_insecure()
     options = transfer_options(without=OF_A_FETCH)
     parser.add_options("network (each also as a variable, --stall-timeout: FASTXFER_STALL_TIMEOUT)", options)
     given = parser.parse(arguments, "urls")

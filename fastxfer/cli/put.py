@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,8 +9,8 @@ from typing import Any
 
 from fastxfer.background import Background
 from fastxfer.cli import output
-from fastxfer.cli.arguments import Option, Parser, switch, transfer_options, values
-from fastxfer.cli.fetch import BAR_AFTER_S, EVENT_S, FRAME_S
+from fastxfer.cli.arguments import Option, Parser, transfer_options, values
+from fastxfer.cli.manner import BAR_AFTER_S, EVENT_S, FRAME_S, Manner, add_manner
 from fastxfer.cli.signals import stop_on_signals
 from fastxfer.errors import OptionError
 from fastxfer.put_options import NETWORK, PutOptions
@@ -43,53 +42,31 @@ def run(arguments: Sequence[str]) -> int:
     own = [Option.of(each) for each in fields(PutOptions)]
     network = transfer_options(only=NETWORK)
     parser.add_options("upload", own)
-    add_output(parser)
-    parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+    add_manner(parser)
+    parser.add_insecure()
     parser.add_options("store and network", network)
     given = parser.parse(arguments, "words")
     if len(given.words) != 2:
         raise OptionError("a path and a URL are wanted: fastxfer put PATH URL")
-    as_json, quiet = switch("json", given.json), switch("quiet", given.quiet)
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    bar = terminal and not quiet and (switch("progress", given.progress) or not as_json)
+    manner = Manner.of(given)
     upload = begin_upload(*given.words, **values([*own, *network], given))
-    stop_on_signals(upload.cancel)
-    show_to_the_end(upload, name=upload.path.name, as_json=as_json, quiet=quiet, bar=bar)
+    show_to_the_end(upload, upload.path.name, manner)
     return 0
 
 
-def show_to_the_end(upload: Background[Any], *, name: str, as_json: bool, quiet: bool, bar: bool) -> None:
-    """Shows how an upload goes, and what came of it. Raises its error."""
-    result = _show(upload, name=name, as_json=as_json, bar=bar)
-    if as_json:
-        output.event("result", result)
-    elif not quiet:
-        done = upload.wait()
-        output.line(output.plain("; ".join([str(done), *done.notes])))
-
-
-def add_output(parser: Parser) -> None:
-    """Adds the options that say what is written, and --insecure."""
-    parser.add_switch("--json", help="one JSON object a line on stdout, the last one the result or the error")
-    parser.add_switch("-q", "--quiet", help="no output but errors")
-    parser.add_argument(
-        "--insecure",
-        dest="verify_tls",
-        action="store_const",
-        const="false",
-        help="the same as --verify-tls false",
-    )
-
-
-def _show(upload: Background[Any], *, name: str, as_json: bool, bar: bool) -> dict[str, object]:
-    """Shows how it goes until it is over; returns the result's fields. Raises its error."""
-    if bar and not upload.over.wait(BAR_AFTER_S):
-        _watch(upload, name, as_json)
-    while not upload.over.wait(0 if as_json else None):
+def show_to_the_end(upload: Background[Any], name: str, manner: Manner) -> None:
+    """Shows how an upload goes, and what came of it; a signal stops it. Raises its error."""
+    stop_on_signals(upload.cancel)
+    if manner.bar and not upload.over.wait(BAR_AFTER_S):
+        _watch(upload, name, manner.as_json)
+    while not upload.over.wait(0 if manner.as_json else None):
         output.event("progress", upload.progress.to_dict())
         upload.over.wait(EVENT_S)
-    found: dict[str, object] = upload.wait().to_dict()
-    return found
+    result = upload.wait()
+    if manner.as_json:
+        output.event("result", result.to_dict())
+    elif not manner.quiet:
+        output.line(output.plain("; ".join([str(result), *result.notes])))
 
 
 def _watch(upload: Background[Any], name: str, as_json: bool) -> None:

@@ -20,11 +20,10 @@ from fastxfer.cli.arguments import (
     values,
 )
 from fastxfer.cli.fetch import out_path
+from fastxfer.cli.manner import Manner, add_manner
 from fastxfer.cli.many import (
-    Manner,
     Told,
     Watch,
-    add_manner,
     end,
     jobs_given,
     read_given,
@@ -141,13 +140,7 @@ def _import(command: str, arguments: Sequence[str]) -> int:
 def _add_item_options(parser: Parser) -> None:
     parser.add_argument("--priority", metavar="N", default=0, help="higher ones come first (default: 0)")
     parser.add_switch("--paused", help="it rests until it is resumed")
-    parser.add_argument(
-        "--insecure",
-        dest="verify_tls",
-        action="store_const",
-        const="false",
-        help="the same as --verify-tls false",
-    )
+    parser.add_insecure()
 
 
 def _list(command: str, arguments: Sequence[str]) -> int:

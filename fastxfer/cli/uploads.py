@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, switch, transfer_options, values
-from fastxfer.cli.put import add_output
+from fastxfer.cli.manner import add_output
 from fastxfer.errors import OptionError
 from fastxfer.put_options import NETWORK
 from fastxfer.uploading import abort_uploads, list_uploads
@@ -33,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--upload-id", metavar="ID", help="abort only this one")
     add_output(parser)
+    parser.add_insecure()
     network = transfer_options(only=NETWORK)
     parser.add_options("store and network", network)
     given = parser.parse(arguments, "words")

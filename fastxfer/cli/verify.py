@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastxfer.api import verify
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, switch, transfer_options, values
-from fastxfer.cli.fetch import BAR_AFTER_S
+from fastxfer.cli.manner import BAR_AFTER_S
 from fastxfer.errors import (
     CannotResumeError,
     ChecksumError,
