@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fastxfer.errors import OptionError
-from fastxfer.options import TransferOptions
+from fastxfer.options import TransferOptions, checked_options, parse_connections
 from fastxfer.put_options import PutOptions
 from fastxfer.units import parse_size
 
@@ -67,7 +67,7 @@ class CopyOptions:
         "64M where the store copies by itself)",
         "S",
     )  # fmt: skip
-    connections: int = _option(_of_put["connections"].metadata["parse"], 8, "parts at once, 1 to 1024", "N",
+    connections: int = _option(parse_connections, 8, "parts at once, 1 to 1024", "N",
         ("-x",))  # fmt: skip
     memory: int = _option(
         _memory, _DEFAULT_MEMORY, "bytes of parts in memory at the most; fewer parts at once where they are "
@@ -94,14 +94,7 @@ class CopyOptions:
     @classmethod
     def build(cls, **given: Any) -> CopyOptions:
         """Returns checked options. Raises OptionError that names the option."""
-        known = {each.name: each for each in fields(cls)}
-        checked = {}
-        for name, value in given.items():
-            try:
-                checked[name] = known[name].metadata["parse"](value)
-            except (ValueError, TypeError, OverflowError) as error:
-                raise OptionError(f"option {name}: {error}") from error
-        return cls(**checked)
+        return cls(**checked_options(cls, given))
 
     @property
     def of_source(self) -> dict[str, Any]:

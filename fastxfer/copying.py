@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from fastxfer.api import Path, ProgressOption
 from fastxfer.copy_options import SHARED, CopyOptions
 from fastxfer.copy_run import Copy
 from fastxfer.options import TransferOptions
+from fastxfer.progress.reporter import wait_reported
 from fastxfer.results import CopyResult
 
 
@@ -64,20 +64,7 @@ def copy(
     running = begin_copy(
         src_url, dst_url, **own, checkpoint_dir=checkpoint_dir, server_side=server_side, **options
     )
-    reporter: threading.Thread | None = None
-    if progress:
-        from fastxfer.progress.reporter import report
-
-        reporter = report(running, progress)
-    try:
-        return running.wait()
-    except KeyboardInterrupt:
-        running.cancel()
-        running.over.wait()
-        raise
-    finally:
-        if reporter is not None:
-            reporter.join()
+    return wait_reported(running, progress)
 
 
 def begin_copy(src_url: str, dst_url: str, **options: Any) -> Copy:

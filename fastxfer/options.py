@@ -77,12 +77,13 @@ def _whole(value: Any, least: int, most: int) -> int:
     return number
 
 
-def _connections(value: Any) -> int:
+def parse_connections(value: Any) -> int:
+    """Returns a number of connections. Raises ValueError."""
     return _whole(value, 1, MAX_CONNECTIONS)
 
 
 def _connections_per_host(value: Any) -> int | None:
-    return None if value is None else _connections(value)
+    return None if value is None else parse_connections(value)
 
 
 def _retries(value: Any) -> int:
@@ -357,13 +358,31 @@ def _option(
     return field(default=default, metadata=meta)
 
 
+def checked_options(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a caller wrote as values of a kind of options: a dataclass whose fields say how they are
+    parsed. Raises OptionError that names the option, and TypeError for one that does not exist.
+    """
+    known = {each.name: each for each in fields(kind)}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise TypeError(f"unknown option {name!r}")
+        try:
+            checked[name] = known[name].metadata["parse"](value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise OptionError(f"option {name}: {error}") from error
+    return checked
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOptions:
     """The options of a fetch, checked. Sizes in bytes, durations in seconds; `build` makes one from what
     people write.
     """
 
-    connections: int = _option(_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",))
+    connections: int = _option(
+        parse_connections, 16, "requests at once, 1 to 1024", metavar="N", flags=("-x",)
+    )
     mirrors: tuple[str, ...] = _option(
         _mirrors, (), "other URLs of the same object, with spaces between", metavar="URLS"
     )
@@ -529,13 +548,4 @@ class TransferOptions:
 
         Raises OptionError that names the option, and TypeError for a keyword that does not exist.
         """
-        known = {f.name: f for f in fields(cls)}
-        checked: dict[str, Any] = {}
-        for name, value in given.items():
-            if name not in known:
-                raise TypeError(f"unknown option {name!r}")
-            try:
-                checked[name] = known[name].metadata["parse"](value)
-            except (ValueError, TypeError, OverflowError) as error:
-                raise OptionError(f"option {name}: {error}") from error
-        return cls(**checked)
+        return cls(**checked_options(cls, given))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from fastxfer.errors import OptionError
-from fastxfer.options import MAX_CONNECTIONS
+from fastxfer.options import checked_options, parse_connections
 from fastxfer.units import parse_size
 
 NETWORK = frozenset(
@@ -24,17 +23,6 @@ def _part_size(value: Any) -> int:
     if size < 1:
         raise ValueError("must be a size over 0")
     return size
-
-
-def _connections(value: Any) -> int:
-    try:
-        number = int(value)
-        fits = not isinstance(value, bool) and number == float(value) and 1 <= number <= MAX_CONNECTIONS
-    except (ValueError, TypeError, OverflowError):
-        fits = False
-    if not fits:
-        raise ValueError(f"must be a whole number from 1 to {MAX_CONNECTIONS}")
-    return number
 
 
 def _directory(value: Any) -> str | None:
@@ -61,7 +49,7 @@ class PutOptions:
     connections: int = field(
         default=8,
         metadata={
-            "parse": _connections,
+            "parse": parse_connections,
             "help": "parts at once, 1 to 1024",
             "metavar": "N",
             "flags": ("-x",),
@@ -80,12 +68,4 @@ class PutOptions:
     @classmethod
     def build(cls, **given: Any) -> PutOptions:
         """Returns checked options. Raises OptionError that names the option."""
-        checked = {}
-        for each in fields(cls):
-            if each.name not in given:
-                continue
-            try:
-                checked[each.name] = each.metadata["parse"](given[each.name])
-            except (ValueError, TypeError, OverflowError) as error:
-                raise OptionError(f"option {each.name}: {error}") from error
-        return cls(**checked)
+        return cls(**checked_options(cls, given))

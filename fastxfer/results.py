@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastxfer.plan.ranges import Span, length
-from fastxfer.units import format_duration, format_size
+from fastxfer.units import format_elapsed, format_size
 
 _VERIFIED = {"checksum": "checksum verified", "server": "the store's checksum verified"}
 
@@ -75,7 +75,7 @@ class FetchResult:
     def __str__(self) -> str:
         if self.skipped:
             return f"{self.path}: complete and unchanged, {format_size(self.size)}, nothing fetched"
-        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        took = format_elapsed(self.elapsed)
         parts = [f"{self.path}: {format_size(self.size)} in {took}"]
         if self.elapsed > 0:
             parts.append(f"{format_size(self.transferred / self.elapsed)}/s")
@@ -125,7 +125,7 @@ class VerifyResult:
     def __str__(self) -> str:
         if self.verified == "none":
             return f"{self.path}: {format_size(self.size)}, nothing to verify against"
-        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        took = format_elapsed(self.elapsed)
         against = "its checksum" if self.verified == "checksum" else "its ledger"
         if self.bad:
             ranges = f"{len(self.bad)} range{'s' if len(self.bad) > 1 else ''}"
@@ -176,18 +176,7 @@ class PutResult:
         return {**asdict(self), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
-        parts = [f"{self.url}: {format_size(self.size)} in {took}"]
-        if self.parts > 1:
-            resumed = f", {self.parts_resumed} of them before" if self.parts_resumed else ""
-            parts.append(f"{self.parts} parts{resumed}")
-        parts.append(
-            {
-                "server": "verified by the store's checksum",
-                "etag": "verified by its ETag",
-            }.get(self.verified, "nothing to verify against")
-        )
-        return ", ".join(parts)
+        return ", ".join([*_sent(self), _held_against(self.verified)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,18 +218,12 @@ class CopyResult:
         return {**asdict(self), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
-        parts = [f"{self.url}: {format_size(self.size)} in {took}"]
-        if self.parts > 1:
-            resumed = f", {self.parts_resumed} of them before" if self.parts_resumed else ""
-            parts.append(f"{self.parts} parts{resumed}")
+        parts = _sent(self)
         if self.by == "store":
             parts.append("copied by the store")
         if self.source_verified != "none":
             parts.append("the source's checksum holds")
-        how = {"server": "verified by the store's checksum", "etag": "verified by its ETag"}
-        parts.append(how.get(self.verified, "nothing to verify against"))
-        return ", ".join(parts)
+        return ", ".join([*parts, _held_against(self.verified)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,3 +242,17 @@ class PendingUpload:
 
     def __str__(self) -> str:
         return f"{self.initiated or '-'}  {self.upload_id}  {self.url}"
+
+
+def _sent(made: PutResult | CopyResult) -> list[str]:
+    """Returns what is said of an object that was made in a store."""
+    said = [f"{made.url}: {format_size(made.size)} in {format_elapsed(made.elapsed)}"]
+    if made.parts > 1:
+        resumed = f", {made.parts_resumed} of them before" if made.parts_resumed else ""
+        said.append(f"{made.parts} parts{resumed}")
+    return said
+
+
+def _held_against(verified: str) -> str:
+    how = {"server": "verified by the store's checksum", "etag": "verified by its ETag"}
+    return how.get(verified, "nothing to verify against")

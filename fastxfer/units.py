@@ -61,3 +61,8 @@ def format_duration(seconds: float | None) -> str:
     if hours >= 100:
         return f"{(hours + 12) // 24} days"
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+def format_elapsed(seconds: float) -> str:
+    """Returns how long something took, for people: "0.53 s" under ten seconds, else as `format_duration`."""
+    return f"{seconds:.2f} s" if seconds < 10 else format_duration(seconds)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from fastxfer.api import Path, ProgressOption
 from fastxfer.options import TransferOptions
+from fastxfer.progress.reporter import wait_reported
 from fastxfer.put_options import NETWORK, PutOptions
 from fastxfer.results import PendingUpload, PutResult
 from fastxfer.sources.tus import is_tus
@@ -54,20 +54,7 @@ def put(
     """
     own = {"part_size": part_size, "connections": connections, "checkpoint_dir": checkpoint_dir}
     upload = begin_upload(path, url, **own, **options)
-    reporter: threading.Thread | None = None
-    if progress:
-        from fastxfer.progress.reporter import report
-
-        reporter = report(upload, progress)
-    try:
-        return upload.wait()
-    except KeyboardInterrupt:
-        upload.cancel()
-        upload.over.wait()
-        raise
-    finally:
-        if reporter is not None:
-            reporter.join()
+    return wait_reported(upload, progress)
 
 
 def begin_upload(path: Path, url: str, **options: Any) -> Upload | TusUpload:

@@ -13,7 +13,7 @@ from fastxfer.progress.overall import Tally
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult
 from fastxfer.sources.http import safe_url
-from fastxfer.units import format_duration, format_size
+from fastxfer.units import format_elapsed, format_size
 
 MAX_JOBS = 64
 DEFAULT_JOBS = 4
@@ -116,7 +116,7 @@ class BatchResult:
         if told["skipped"]:
             parts.append(f"{told['skipped']} complete before")
         parts += [f"{told[state]} {state}" for state in ("failed", "paused", "cancelled") if told[state]]
-        took = f"{self.elapsed:.2f} s" if self.elapsed < 10 else format_duration(self.elapsed)
+        took = format_elapsed(self.elapsed)
         return ", ".join([*parts, f"{format_size(self.transferred)} fetched in {took}"])
 
 

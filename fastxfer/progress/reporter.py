@@ -7,9 +7,14 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fastxfer.progress.snapshot import Progress
+
+if TYPE_CHECKING:
+    from fastxfer.background import Background
+
+Result = TypeVar("Result")
 
 INTERVAL_S = 0.2
 
@@ -28,6 +33,22 @@ def report(transfer: Watched, to: bool | Callable[[Progress], object]) -> thread
     thread = threading.Thread(target=_run, args=(transfer, to), name="fastxfer-progress", daemon=True)
     thread.start()
     return thread
+
+
+def wait_reported(running: Background[Result], to: bool | Callable[[Progress], object] | None) -> Result:
+    """Waits for what runs in the background, and tells `to` meanwhile, unless that is None or False. Returns
+    the result, or raises the error; Ctrl-C ends it first.
+    """
+    reporter = report(running, to) if to else None
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        running.cancel()
+        running.over.wait()
+        raise
+    finally:
+        if reporter is not None:
+            reporter.join()
 
 
 def _run(transfer: Watched, to: bool | Callable[[Progress], object]) -> None:
