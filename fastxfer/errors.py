@@ -23,6 +23,7 @@ __all__ = [
     "FastxferError",
     "HTTPStatusError",
     "InterruptedTransferError",
+    "LedgerError",
     "NetworkError",
     "NotFoundError",
     "OptionError",
@@ -264,6 +265,14 @@ class CheckpointError(FastxferError):
 
 class QueueError(FastxferError):
     """A queue that cannot be read: damaged, of an unknown version, or not one of fastxfer's."""
+
+    exit_code = 8
+
+
+class LedgerError(FastxferError):
+    """The ledger of a mirrored set that cannot be read: damaged, of an unknown version, or not one of
+    fastxfer's.
+    """
 
     exit_code = 8
 
