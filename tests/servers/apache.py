@@ -10,7 +10,18 @@ import shutil
 from tests.servers import HOST
 from tests.servers.process import Server
 
-_MODULES = ("mpm_event", "authz_core", "mime", "filter", "deflate", "dir", "autoindex", "alias", "ssl", "http2")
+_MODULES = (
+    "mpm_event",
+    "authz_core",
+    "mime",
+    "filter",
+    "deflate",
+    "dir",
+    "autoindex",
+    "alias",
+    "ssl",
+    "http2",
+)
 
 _CONFIG = """\
 ServerRoot "{prefix}"

@@ -110,7 +110,9 @@ location /noranges/ { alias ROOT/; max_ranges 0; }
         }
         location /auth/ { alias ROOT/; auth_basic objects; auth_basic_user_file users; }
         location /index/ { alias ROOT/; autoindex on; }
-        location /index-sizes/ { alias ROOT/; autoindex on; autoindex_exact_size off; autoindex_localtime on; }
+        location /index-sizes/ {
+            alias ROOT/; autoindex on; autoindex_exact_size off; autoindex_localtime on;
+        }
         location /index-json/ { alias ROOT/; autoindex on; autoindex_format json; }
         location /redirect/ { return 302 $beyond_redirect; }
         location /few/ { alias ROOT/; limit_conn busy 4; limit_conn_status 429; }
