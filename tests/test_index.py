@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastxfer.errors import BadResponseError
-from fastxfer.inputs.index import MAX_PENDING, Child, Fault, Found, IndexReader
+from fastxfer.inputs.entry import Fault
+from fastxfer.inputs.index import MAX_PENDING, Child, Found, IndexReader
 from fastxfer.names import safe_name
 from tests.servers.apache import Apache
 from tests.servers.caddy import Caddy

@@ -35,17 +35,22 @@ def read_checksums(text: str, warnings: Warnings, *, base_urls: Sequence[str]) -
         raise OptionError(
             "a file of checksums has no URLs: say where its files are with base_url (--base-url URL)"
         )
-    bases = usable_urls(
-        "base_url", [base if base.endswith("/") else base + "/" for base in base_urls], warnings
-    )
+    bases = usable_bases(base_urls, warnings)
     found = []
     for where, line in lines_of(text):
         if line.strip() and not line.startswith("#"):
-            found.append(_entry(where, line, bases))
+            found.append(entry_of_line(where, line, bases))
     return found
 
 
-def _entry(where: str, line: str, bases: Sequence[str]) -> Entry:
+def usable_bases(base_urls: Sequence[str], warnings: Warnings) -> tuple[str, ...]:
+    """Returns base URLs with a slash at their ends. Raises OptionError."""
+    slashed = [base if base.endswith("/") else base + "/" for base in base_urls]
+    return usable_urls("base_url", slashed, warnings)
+
+
+def entry_of_line(where: str, line: str, bases: Sequence[str]) -> Entry:
+    """Returns the entry of one line. Raises OptionError."""
     plain, tagged = _PLAIN.fullmatch(line), _TAGGED.fullmatch(line)
     if plain is not None:
         escaped, digest, name = plain.groups()

@@ -30,6 +30,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from fastxfer.errors import BadResponseError, OptionError
+from fastxfer.inputs.entry import Fault
 from fastxfer.names import safe_name
 from fastxfer.units import MAX_SIZE
 
@@ -68,14 +69,6 @@ class Child:
     mtime: float | None = None
     mtime_exact: bool = False
     shown: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that an index lists and that cannot be used."""
-
-    name: str
-    reason: str
 
 
 Found = Child | Fault

@@ -1,4 +1,4 @@
-"""One object of a data set as its source lists it, and what of a source cannot be used."""
+"""One object of a data set as its source lists it."""
 
 from __future__ import annotations
 
@@ -54,19 +54,12 @@ class Entry:
             given.urls[0],
             given.urls[1:],
             given.size,
+            given.mtime,
+            etag=given.etag,
             checksums=checksums,
             options=options,
             line=line,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Something that a source lists and that cannot be used: it is named, and the rest is done."""
-
-    name: str
-    reason: str
-    line: int = 0
 
 
 def checked_path(name: str) -> str:

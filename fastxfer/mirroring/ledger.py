@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from fastxfer.errors import LedgerError
+from fastxfer.inputs.entry import Fault
 from fastxfer.mirroring.compare import Known
-from fastxfer.mirroring.entries import OWN_FOLDER, Entry, Refusal
+from fastxfer.mirroring.entries import OWN_FOLDER, Entry
 from fastxfer.mirroring.ledger_file import (
     ENTRY,
     INSERT,
@@ -61,7 +62,7 @@ class Page:
     """
 
     entries: Sequence[Entry] = ()
-    refused: Sequence[Refusal] = ()
+    refused: Sequence[Fault] = ()
     places: Sequence[str] = ()
     cursor: str | None = None
     digest: str | None = None
@@ -246,16 +247,16 @@ class Ledger:
                 (error, folded(entry.path), entry.path),
             )
 
-    def refusals(self) -> Iterator[Refusal]:
+    def refusals(self) -> Iterator[Fault]:
         """Gives all that was refused: what could not be an entry, and entries that collide."""
         last = 0
         while rows := self.file.rows(
             "SELECT id, name, reason, line FROM refused WHERE id > ? ORDER BY id LIMIT ?", last, ROWS
         ):
             last = rows[-1]["id"]
-            yield from (Refusal(row["name"], row["reason"], row["line"]) for row in rows)
+            yield from (Fault(row["name"], row["reason"], row["line"]) for row in rows)
         for row in self._of_state("refused"):
-            yield Refusal(row["path"], row["error"], row["line"])
+            yield Fault(row["path"], row["error"], row["line"])
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Gives (path or place, error) of what could not be listed or fetched."""

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastxfer.inputs.entry import Fault
 from fastxfer.mirroring.compare import Known
-from fastxfer.mirroring.entries import Entry, Refusal
+from fastxfer.mirroring.entries import Entry
 from fastxfer.mirroring.ledger import Done, Ledger, Page
 
 SOURCE = "http://127.0.0.1:9/set/"
@@ -17,7 +18,7 @@ def entry(path: str, size: int | None = 5, mtime: float | None = 1e9, line: int 
     return Entry(path, SOURCE + path, size=size, mtime=mtime, line=line)
 
 
-def listed(ledger: Ledger, entries: Iterable[Entry], refused: Iterable[Refusal] = ()) -> None:
+def listed(ledger: Ledger, entries: Iterable[Entry], refused: Iterable[Fault] = ()) -> None:
     """Lists these, all on one page, to the end."""
     assert not ledger.begin_listing(SOURCE, "root")
     (place,) = ledger.waiting(9)

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyError
+from fastxfer.inputs.entry import Fault
 from fastxfer.mirroring import ledger as ledger_module
 from fastxfer.mirroring.collisions import refuse_collisions
 from fastxfer.mirroring.compare import Verdict
-from fastxfer.mirroring.entries import Entry, Refusal, checked_path
+from fastxfer.mirroring.entries import Entry, checked_path
 from fastxfer.mirroring.exports import manifest_lines, sha256sums_lines
 from fastxfer.mirroring.filters import Filters
 from fastxfer.mirroring.ledger import Ledger, Page
@@ -78,7 +79,7 @@ def test_another_source_or_filter_or_an_old_listing_begins_anew(
     with Ledger(tmp_path) as ledger:
         ledger.begin_listing(SOURCE, "root", "t")
         (root,) = ledger.waiting(1)
-        ledger.record(root, Page([entry("a")], [Refusal("..", "dots")], cursor="1"))
+        ledger.record(root, Page([entry("a")], [Fault("..", "dots")], cursor="1"))
         assert not ledger.begin_listing(source, "root", terms, max_age_s=age_s)
         assert [p.cursor for p in ledger.waiting(9)] == [None]
         assert list(ledger.steps()) == [] and refused(ledger) == {}
@@ -88,7 +89,7 @@ def test_a_page_that_is_recorded_again_changes_nothing(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.begin_listing(SOURCE, "root")
         (root,) = ledger.waiting(1)
-        page = Page([entry("a", line=1), entry("b", line=2)], [Refusal("..", "dots", 3)], ["x"])
+        page = Page([entry("a", line=1), entry("b", line=2)], [Fault("..", "dots", 3)], ["x"])
         ledger.record(root, page)
         ledger.record(root, replace(page, entries=[entry("a", size=9, line=1), entry("b", line=2)]))
         assert [(s.entry.path, s.entry.size) for s in ledger.steps()] == [("a", 9), ("b", 5)]
