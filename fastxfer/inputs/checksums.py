@@ -20,7 +20,7 @@ from fastxfer.options import parse_checksum
 _PLAIN = re.compile(r"(\\?)([0-9A-Fa-f]{32,}) [ *](.+)")
 _TAGGED = re.compile(r"(\\?)([A-Za-z][A-Za-z0-9-]{1,15}) ?\((.+)\) ?= ?(\S+)")
 _ESCAPE = re.compile(r"\\(.?)")
-_BY_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+BY_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 _MEANT = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
@@ -54,10 +54,10 @@ def entry_of_line(where: str, line: str, bases: Sequence[str]) -> Entry:
     plain, tagged = _PLAIN.fullmatch(line), _TAGGED.fullmatch(line)
     if plain is not None:
         escaped, digest, name = plain.groups()
-        algorithm = _BY_LENGTH.get(len(digest))
+        algorithm = BY_LENGTH.get(len(digest))
         if algorithm is None:
             raise OptionError(
-                f"{where}: a digest of {len(digest)} hex digits is none of {', '.join(_BY_LENGTH.values())}"
+                f"{where}: a digest of {len(digest)} hex digits is none of {', '.join(BY_LENGTH.values())}"
             )
     elif tagged is not None:
         escaped, algorithm, name, digest = tagged.groups()
