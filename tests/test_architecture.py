@@ -40,6 +40,7 @@ ROOM_OF = {
     "fastxfer.metalinks": "drivers",
     "fastxfer.probing": "drivers",
     "fastxfer.database": "effects",
+    "fastxfer.fetching": "drivers",
     "fastxfer.mirroring": "drivers",
     "fastxfer.mirroring.entries": "pure",
     "fastxfer.mirroring.compare": "pure",

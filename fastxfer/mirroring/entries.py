@@ -9,6 +9,7 @@ from typing import Any
 from fastxfer.errors import OptionError
 from fastxfer.inputs.entry import Entry as Input
 from fastxfer.names import folded, safe_path
+from fastxfer.options import parse_checksum
 
 OWN_FOLDER = ".fastxfer"
 
@@ -48,7 +49,7 @@ class Entry:
     def of_input(cls, given: Input, line: int = 0) -> Entry:
         """Returns what an entry of an input file is here; its name is checked. Raises OptionError."""
         options = {name: value for name, value in given.options.items() if name != "checksum"}
-        checksums = tuple(dict(given.options.get("checksum", {})).items())
+        checksums = parse_checksum(given.options.get("checksum"))
         return cls(
             checked_path(given.name),
             given.urls[0],

@@ -154,12 +154,15 @@ class Ledger:
                 "INSERT OR IGNORE INTO places (name, above, depth) VALUES (?, ?, ?)",
                 [(name, place.id, place.depth + 1) for name in page.places],
             )
-            db.execute("UPDATE places SET cursor = ? WHERE id = ?", (page.cursor, place.id))
+            db.execute(
+                "UPDATE places SET cursor = ?, digest = coalesce(?, digest) WHERE id = ?",
+                (page.cursor, page.digest, place.id),
+            )
 
-    def listed(self, place: Place, digest: str | None = None) -> None:
+    def listed(self, place: Place) -> None:
         """Writes down that a place was listed to its end."""
         with self.file.change() as db:
-            db.execute("UPDATE places SET state = 'listed', digest = ? WHERE id = ?", (digest, place.id))
+            db.execute("UPDATE places SET state = 'listed' WHERE id = ?", (place.id,))
 
     def place_failed(self, place: Place, error: str) -> None:
         """Writes down that a place could not be listed: the listing is not complete."""

@@ -111,8 +111,8 @@ def test_a_place_that_repeats_those_above_it_is_counted(tmp_path: Path) -> None:
         for depth in range(3):
             (place,) = ledger.waiting(1)
             assert ledger.repeats(place, "same") == depth
-            ledger.record(place, Page(places=[str(depth + 1)]))
-            ledger.listed(place, "same")
+            ledger.record(place, Page(places=[str(depth + 1)], digest="same"))
+            ledger.listed(place)
 
 
 # ---- collisions ----
