@@ -114,7 +114,9 @@ class Tenancy:
         for governor in self._at.values():
             out = governor.out_of(self)
             wish = max(0, requests - len(self._out) + out) if governor is here else out
-            if governor.wants(self, wish):
+            # Called before it could use its room, and now that it wants it there is none: it waits for more.
+            waits = self.passed and wish > out and governor.room(self, time.monotonic()) <= out
+            if governor.wants(self, wish) or waits:
                 self.passed = False
         if self._desk is not None:
             self._desk.look_again()

@@ -347,3 +347,20 @@ def test_many_small_fetches_one_after_another_do_not_wait_for_each_other(tmp_pat
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: fastxfer.fetch(server.url(f"/{n}"), tmp_path / f"p{n}"), range(30)))
     assert first < 30 * 0.1 + 2.0
+
+
+def test_many_short_transfers_that_come_and_go_never_wait_for_nothing(
+    nginx: Nginx, objects: Objects, tmp_path: Path
+) -> None:
+    small = objects.make(1000)
+
+    def fetched(number: int) -> int:
+        out = tmp_path / str(number)
+        transfer = fastxfer.start(nginx.url(small.name), out, connections=1, durability="none")
+        try:
+            return transfer.wait(timeout=60).size
+        finally:
+            transfer.cancel()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(fetched, range(1200))) == {1000}
