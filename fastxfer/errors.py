@@ -24,6 +24,7 @@ __all__ = [
     "FastxferError",
     "HTTPStatusError",
     "InterruptedTransferError",
+    "LedgerError",
     "LocalChangedError",
     "LockedError",
     "NetworkError",
@@ -351,6 +352,14 @@ class CheckpointError(FastxferError):
 
 class QueueError(FastxferError):
     """A queue that cannot be read: damaged, of an unknown version, or not one of fastxfer's."""
+
+    exit_code = 8
+
+
+class LedgerError(FastxferError):
+    """The ledger of a mirrored set that cannot be read: damaged, of an unknown version, or not one of
+    fastxfer's.
+    """
 
     exit_code = 8
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastxfer.description import Description
-from fastxfer.download import Download
 from fastxfer.errors import NotFoundError, OptionError, storage_error
+from fastxfer.fetching import fetch_aside
 from fastxfer.inputs import MAX_INPUT_BYTES, Entry, parse
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
@@ -24,10 +24,6 @@ from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource, open_mirror, open_source
 
 _NOBODY = "http://nobody.invalid/"
-# What of a fetch's options is about the network and its pace, and so for the Metalink too.
-_OF_THE_OBJECT = (
-    "mirrors", "refresh", "checksum", "chunk_size", "resume", "exists", "on_change", "keep_ledger"
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ def read(url: str, out: str | os.PathLike[str] | None, given: Mapping[str, Any])
     options = TransferOptions.build(**given)
     if "://" in url:
         home = open_source(url, options)
-        data, address = _fetched(url, {k: v for k, v in given.items() if k not in _OF_THE_OBJECT})
+        data, address = _fetched(url, given)
         home = replace(home, public_only=is_public(address) and not options.allow_private_redirects)
     else:
         home, data = HttpSource.of(_NOBODY, options), _stored(url)
@@ -88,16 +84,9 @@ def _stored(path: str) -> bytes:
 def _fetched(url: str, given: Mapping[str, Any]) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="fastxfer-metalink-") as folder:
         path = os.path.join(folder, "metalink")
-        alone = {**given, "connections": 1, "durability": "none"}
-        download = Download(url, path, TransferOptions.build(**alone))
-        download.begin()
         try:
-            download.over.wait()
-        finally:
-            download.cancel()
-            download.over.wait()
-        if isinstance(download.error, NotFoundError):
-            download.error.message = f"the Metalink is not there: {download.error.message}"
-        if download.error is not None:
-            raise download.error
+            download = fetch_aside(url, path, given, most_bytes=MAX_INPUT_BYTES)
+        except NotFoundError as error:
+            error.message = f"the Metalink is not there: {error.message}"
+            raise
         return _stored(path), download.address

@@ -53,7 +53,8 @@ _JOINERS = "\u200c\u200d"
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_ENDINGS = (*WORKING, LOCK, LEDGER, NEW_LEDGER)
+ENDINGS = (*WORKING, LOCK, LEDGER, NEW_LEDGER)
+"""All that the names of files beside a file may end in."""
 _WORKING = "are a file and the name of one of its working files"
 _SAY_WHERE = "say where to write with out (-o FILE)"
 
@@ -151,7 +152,7 @@ def check_collisions(names: Iterable[str]) -> None:
     folders: dict[str, str] = {}  # a folded folder, and one of the names in it
     for name in names:
         safe_path(name)
-        key = _folded(name)
+        key = folded(name)
         _place_file(name, key, files, folders)
         for folder in _folders(key):
             if folder in folders:
@@ -168,7 +169,7 @@ def _place_file(name: str, key: str, files: dict[str, str], folders: dict[str, s
         raise _collision(other, name, how)
     if key in folders:
         raise _collision(name, folders[key], "are a file and something in a folder of its name")
-    for working in (key + ending for ending in _ENDINGS):
+    for working in (key + ending for ending in ENDINGS):
         for taken in (files, folders):
             if working in taken:
                 raise _collision(name, taken[working], _WORKING)
@@ -182,13 +183,13 @@ def _place_folder(name: str, folder: str, files: dict[str, str]) -> None:
 
 
 def _place_beside_working_files(name: str, key: str, files: dict[str, str], *others: dict[str, str]) -> None:
-    for mine in _ENDINGS:
+    for mine in ENDINGS:
         if not key.endswith(mine):
             continue
         base = key.removesuffix(mine)
         if base in files:
             raise _collision(files[base], name, _WORKING)
-        for taken, twin in product((files, *others), _ENDINGS):
+        for taken, twin in product((files, *others), ENDINGS):
             if twin != mine and base + twin in taken:
                 raise _collision(taken[base + twin], name, "have the names of the working files of one")
 
@@ -209,7 +210,7 @@ def _has_unseen(name: str) -> bool:
     return any(category(c) in _UNSEEN and c not in _JOINERS for c in name)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Returns a name such that those are equal that some file system may take for one (Unicode, D145)."""
     if name.isascii():
         return name.lower()

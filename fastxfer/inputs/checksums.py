@@ -20,7 +20,7 @@ from fastxfer.options import parse_checksum
 _PLAIN = re.compile(r"(\\?)([0-9A-Fa-f]{32,}) [ *](.+)")
 _TAGGED = re.compile(r"(\\?)([A-Za-z][A-Za-z0-9-]{1,15}) ?\((.+)\) ?= ?(\S+)")
 _ESCAPE = re.compile(r"\\(.?)")
-_BY_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+BY_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 _MEANT = {"\\": "\\", "n": "\n", "r": "\r"}
 
 
@@ -35,24 +35,29 @@ def read_checksums(text: str, warnings: Warnings, *, base_urls: Sequence[str]) -
         raise OptionError(
             "a file of checksums has no URLs: say where its files are with base_url (--base-url URL)"
         )
-    bases = usable_urls(
-        "base_url", [base if base.endswith("/") else base + "/" for base in base_urls], warnings
-    )
+    bases = usable_bases(base_urls, warnings)
     found = []
     for where, line in lines_of(text):
         if line.strip() and not line.startswith("#"):
-            found.append(_entry(where, line, bases))
+            found.append(entry_of_line(where, line, bases))
     return found
 
 
-def _entry(where: str, line: str, bases: Sequence[str]) -> Entry:
+def usable_bases(base_urls: Sequence[str], warnings: Warnings) -> tuple[str, ...]:
+    """Returns base URLs with a slash at their ends. Raises OptionError."""
+    slashed = [base if base.endswith("/") else base + "/" for base in base_urls]
+    return usable_urls("base_url", slashed, warnings)
+
+
+def entry_of_line(where: str, line: str, bases: Sequence[str]) -> Entry:
+    """Returns the entry of one line. Raises OptionError."""
     plain, tagged = _PLAIN.fullmatch(line), _TAGGED.fullmatch(line)
     if plain is not None:
         escaped, digest, name = plain.groups()
-        algorithm = _BY_LENGTH.get(len(digest))
+        algorithm = BY_LENGTH.get(len(digest))
         if algorithm is None:
             raise OptionError(
-                f"{where}: a digest of {len(digest)} hex digits is none of {', '.join(_BY_LENGTH.values())}"
+                f"{where}: a digest of {len(digest)} hex digits is none of {', '.join(BY_LENGTH.values())}"
             )
     elif tagged is not None:
         escaped, algorithm, name, digest = tagged.groups()

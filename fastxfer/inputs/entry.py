@@ -39,6 +39,7 @@ class Entry:
         size: bytes that it must have, or None where the file does not tell.
         pieces: what a Metalink says of its pieces.
         paused: it is not to be fetched before it is asked for.
+        mtime, etag: when it was changed, in seconds since 1970, and its validator, where the file tells.
         where: "line 3", for messages.
     """
 
@@ -50,6 +51,19 @@ class Entry:
     pieces: Pieces | None = None
     paused: bool = False
     where: str = ""
+    mtime: float | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that a list names and that cannot be used: by what it is called there, why, and in which
+    line (0: it has none). It may stand in a report, so there is no secret in it.
+    """
+
+    name: str
+    reason: str
+    line: int = 0
 
 
 class Warnings:
@@ -130,7 +144,7 @@ def finished(entries: Sequence[Entry], warnings: Warnings) -> tuple[Entry, ...]:
     out. Raises OptionError that names the line.
     """
     once: dict[str, Entry] = {}
-    for entry in map(_named, entries):
+    for entry in map(named, entries):
         key = repr((entry.urls, entry.name, entry.directory, sorted(entry.options.items())))
         if key in once:
             warnings.add(entry.where, f"repeats {once[key].where}")
@@ -141,7 +155,10 @@ def finished(entries: Sequence[Entry], warnings: Warnings) -> tuple[Entry, ...]:
     return found
 
 
-def _named(entry: Entry) -> Entry:
+def named(entry: Entry) -> Entry:
+    """Returns an entry with its name, its URL's if it has none. Raises OptionError for one that is not
+    safe.
+    """
     try:
         name = entry.name
         if not name or name.endswith("/"):

@@ -8,6 +8,7 @@ over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
@@ -19,6 +20,9 @@ from fastxfer.units import MAX_SIZE
 V4 = "urn:ietf:params:xml:ns:metalink"
 V3 = "http://www.metalinker.org/"
 MAX_DEPTH = 64
+MAX_TEXT = 64 * 1024
+MAX_URLS = 10_000
+MAX_PIECES = 1_000_000
 LEAST_PRIORITY = 999999
 # The best digest first: SHA-256 before SHA-512, which costs more and adds nothing here.
 _BEST = ("sha256", "sha512", "sha1", "md5")
@@ -27,7 +31,9 @@ _WRAPPERS = {"files", "verification", "resources"}
 
 
 @dataclass(slots=True)
-class _File:
+class MetalinkFile:
+    """One file of a Metalink, as it is read."""
+
     where: str
     name: str
     size: int | None = None
@@ -36,25 +42,31 @@ class _File:
     piece_algorithm: str | None = None
     piece_length: int = 0
     pieces: list[str] = field(default_factory=list)
+    fault: OptionError | None = None
+
+    def entry(self, warnings: Warnings) -> Entry:
+        """Returns its entry. Raises OptionError."""
+        if self.fault is not None:
+            raise self.fault
+        return _entry(self, warnings)
 
 
 def read_metalink(text: str, warnings: Warnings) -> list[Entry]:
     """Returns the entries of a Metalink file."""
-    if "<!DOCTYPE" in text:
-        raise OptionError("the Metalink has a document type (<!DOCTYPE), which is refused")
-    reader = _Reader()
-    try:
-        reader.read(text)
-    except expat.ExpatError as error:
-        raise OptionError(f"line {error.lineno}: not XML: {expat.errors.messages[error.code]}") from error
-    return [_entry(file, warnings) for file in reader.files]
+    reader = MetalinkReader()
+    reader.feed(text.encode(), last=True)
+    return [file.entry(warnings) for file in reader.taken()]
 
 
-class _Reader:
-    """Handlers of expat. `files` are those that were read."""
+class MetalinkReader:
+    """Reads a document piece by piece: `feed` it, and take the files that were read to their ends. What is
+    wrong with one file is told when its entry is asked for; only what is no Metalink ends the reading.
+    """
 
     def __init__(self) -> None:
-        self.files: list[_File] = []
+        self._files: list[MetalinkFile] = []
+        self._open: MetalinkFile | None = None
+        self._length = 0
         self._path: list[str] = []
         self._text: list[str] | None = None
         self._given: dict[str, str] = {}
@@ -64,10 +76,19 @@ class _Reader:
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._data
+        self._parser.StartDoctypeDeclHandler = _refuse_doctype
 
-    def read(self, text: str) -> None:
-        """Reads a whole document. Raises OptionError and ExpatError."""
-        self._parser.Parse(text.encode(), True)
+    def feed(self, data: bytes, *, last: bool = False) -> None:
+        """Takes a piece of the document, in UTF-8. Raises OptionError."""
+        try:
+            self._parser.Parse(data, last)
+        except expat.ExpatError as error:
+            raise OptionError(f"line {error.lineno}: not XML: {expat.errors.messages[error.code]}") from error
+
+    def taken(self) -> list[MetalinkFile]:
+        """Returns the files that were read since the last call."""
+        files, self._files = self._files, []
+        return files
 
     @property
     def _where(self) -> str:
@@ -86,9 +107,9 @@ class _Reader:
         self._given, self._text = given, None
         match self._inner():
             case ["metalink", "file"]:
-                self.files.append(_File(self._where, given.get("name", "")))
+                self._open = MetalinkFile(self._where, given.get("name", ""))
             case ["metalink", "file", "pieces"]:
-                self._begin_pieces(given)
+                self._guarded(lambda: self._begin_pieces(given))
             case ["metalink", "file", "size" | "hash" | "url"] | ["metalink", "file", "pieces", "hash"]:
                 self._text = []
 
@@ -102,16 +123,35 @@ class _Reader:
 
     def _data(self, text: str) -> None:
         if self._text is not None:
+            self._length += len(text)
+            if self._length > MAX_TEXT:
+                raise OptionError(f"{self._where}: an element has a text of over {MAX_TEXT} characters")
             self._text.append(text)
 
     def _end(self, _tag: str) -> None:
-        text, self._text = "".join(self._text or ()).strip(), None
+        text, self._text, self._length = "".join(self._text or ()).strip(), None, 0
         inner = self._inner()
         self._path.pop()
-        if len(inner) < 3 or inner[:2] != ["metalink", "file"]:
-            return
-        file = self.files[-1]
-        match inner[2:]:
+        if inner == ["metalink", "file"] and self._open is not None:
+            self._files.append(self._open)
+            self._open = None
+        elif inner[:2] == ["metalink", "file"]:
+            self._guarded(lambda: self._told(inner[2:], text))
+
+    def _guarded(self, read: Callable[[], object]) -> None:
+        """Keeps what is wrong with a file for when it is asked for."""
+        try:
+            read()
+        except OptionError as error:
+            if self._open is not None:
+                self._open.fault = self._open.fault or error
+
+    def _told(self, inner: list[str], text: str) -> None:
+        file = self._open
+        assert file is not None
+        if len(file.urls) > MAX_URLS or len(file.pieces) > MAX_PIECES:
+            raise OptionError(f"{self._where}: a file of too many URLs or pieces")
+        match inner:
             case ["size"]:
                 file.size = _number(self._where, "size", text, MAX_SIZE)
             case ["hash"]:
@@ -134,12 +174,17 @@ class _Reader:
         return 101 if given is None else 100 - _number(self._where, "preference", given, 100)
 
     def _begin_pieces(self, given: dict[str, str]) -> None:
-        file = self.files[-1]
+        file = self._open
+        assert file is not None
         file.pieces = []
         file.piece_algorithm = _algorithm(given.get("type", ""))
         file.piece_length = _number(self._where, "length of pieces", given.get("length", ""), MAX_SIZE)
         if file.piece_length == 0:
             raise OptionError(f"{self._where}: pieces of no length")
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise OptionError("the Metalink has a document type (<!DOCTYPE), which is refused")
 
 
 def _number(where: str, what: str, text: str, most: int) -> int:
@@ -161,7 +206,7 @@ def _digest(where: str, algorithm: str, text: str) -> str:
         raise at(where, error) from error
 
 
-def _entry(file: _File, warnings: Warnings) -> Entry:
+def _entry(file: MetalinkFile, warnings: Warnings) -> Entry:
     if not file.name:
         raise OptionError(f"{file.where}: a file without a name")
     urls = [url for _, url in sorted(file.urls, key=lambda ranked: ranked[0])]

@@ -27,7 +27,7 @@ _OPTION = re.compile(r"[ \t]\s*[A-Za-z0-9-]+\s*=")
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """An entry in the making."""
 
     where: str
@@ -39,7 +39,19 @@ class _Draft:
     paused: bool = False
     any_dir: bool = False
 
+    @classmethod
+    def of_line(cls, where: str, line: str, warnings: Warnings, *, any_dir: bool = False) -> Draft:
+        """Returns the draft that a line of URLs begins. Raises OptionError."""
+        urls = [url for url in map(str.strip, line.strip().split("\t")) if url]
+        _check_spaces(where, urls)
+        return cls(where, usable_urls(where, urls, warnings, stores=True), any_dir=any_dir)
+
+    def take(self, where: str, line: str, warnings: Warnings) -> None:
+        """Takes a line with an option. Raises OptionError."""
+        _take_option(self, where, line.strip(), warnings)
+
     def entry(self) -> Entry:
+        """Returns what it has become."""
         options = {name: value for name, value in self.options.items() if name != "user"}
         return Entry(
             self.urls, self.folder + self.out, self.directory, options, paused=self.paused, where=self.where
@@ -64,20 +76,26 @@ def read_list(text: str, warnings: Warnings) -> list[Entry]:
 
 def read_aria2(text: str, warnings: Warnings, *, any_dir: bool = False) -> list[Entry]:
     """Returns the entries of an aria2 input file. `any_dir` allows absolute directories in it."""
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
     for where, line in lines_of(text):
-        content = line.strip()
-        if not content or content.startswith("#"):
-            continue
-        if line[0] not in " \t":
-            urls = [url for url in map(str.strip, content.split("\t")) if url]
-            _check_spaces(where, urls)
-            drafts.append(_Draft(where, usable_urls(where, urls, warnings, stores=True), any_dir=any_dir))
-        elif not drafts:
+        if begins_entry(line):
+            drafts.append(Draft.of_line(where, line, warnings, any_dir=any_dir))
+        elif is_said(line) and not drafts:
             raise OptionError(f"{where}: an option without a URL before it")
-        else:
-            _take_option(drafts[-1], where, content, warnings)
+        elif is_said(line):
+            drafts[-1].take(where, line, warnings)
     return [draft.entry() for draft in drafts]
+
+
+def is_said(line: str) -> bool:
+    """Returns whether a line says anything."""
+    content = line.strip()
+    return bool(content) and not content.startswith("#")
+
+
+def begins_entry(line: str) -> bool:
+    """Returns whether a line has the URLs of an entry; another one that says something is an option."""
+    return is_said(line) and line[0] not in " \t"
 
 
 def _check_spaces(where: str, urls: list[str]) -> None:
@@ -88,7 +106,7 @@ def _check_spaces(where: str, urls: list[str]) -> None:
         )
 
 
-def _take_option(draft: _Draft, where: str, content: str, warnings: Warnings) -> None:
+def _take_option(draft: Draft, where: str, content: str, warnings: Warnings) -> None:
     name, equals, value = (part.strip() for part in content.partition("="))
     if not equals or not _NAME.fullmatch(name):
         raise OptionError(f"{where}: an option is written name=value")
@@ -102,29 +120,29 @@ def _take_option(draft: _Draft, where: str, content: str, warnings: Warnings) ->
         raise at(f"{where}: {name}", error) from error
 
 
-def _keep(draft: _Draft, name: str, value: Any) -> None:
+def _keep(draft: Draft, name: str, value: Any) -> None:
     """Keeps an option of `fetch`, checked."""
     TransferOptions.build(**{name: value})
     draft.options[name] = value
 
 
-def _as(name: str) -> Callable[[_Draft, str], None]:
+def _as(name: str) -> Callable[[Draft, str], None]:
     return lambda draft, value: _keep(draft, name, value)
 
 
-def _header(draft: _Draft, value: str) -> None:
+def _header(draft: Draft, value: str) -> None:
     _keep(draft, "headers", [*draft.options.get("headers", []), value])
 
 
-def _field(name: str) -> Callable[[_Draft, str], None]:
+def _field(name: str) -> Callable[[Draft, str], None]:
     return lambda draft, value: _header(draft, f"{name}: {value}")
 
 
-def _referer(draft: _Draft, value: str) -> None:
+def _referer(draft: Draft, value: str) -> None:
     _header(draft, f"Referer: {draft.urls[0] if value == '*' else value}")
 
 
-def _fewest(draft: _Draft, value: str) -> None:
+def _fewest(draft: Draft, value: str) -> None:
     """`split` and `max-connection-per-server` each limit the connections."""
     count = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
     if count < 1:
@@ -132,17 +150,17 @@ def _fewest(draft: _Draft, value: str) -> None:
     _keep(draft, "connections", min(count, draft.options.get("connections", MAX_CONNECTIONS)))
 
 
-def _user(draft: _Draft, value: str) -> None:
+def _user(draft: Draft, value: str) -> None:
     password = draft.options.get("auth", ("", ""))[1]
     _keep(draft, "auth", (value, password))
     draft.options["user"] = value
 
 
-def _password(draft: _Draft, value: str) -> None:
+def _password(draft: Draft, value: str) -> None:
     _keep(draft, "auth", (draft.options.get("user", ""), value))
 
 
-def _tries(draft: _Draft, value: str) -> None:
+def _tries(draft: Draft, value: str) -> None:
     """aria2 counts tries, 0 of them for no end; here it is the retries."""
     tries = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
     if tries < 0:
@@ -150,7 +168,7 @@ def _tries(draft: _Draft, value: str) -> None:
     _keep(draft, "retries", min(tries or MAX_TRIES, MAX_TRIES + 1) - 1)
 
 
-def _folder(draft: _Draft, value: str) -> None:
+def _folder(draft: Draft, value: str) -> None:
     if value.startswith("/"):
         if not draft.any_dir:
             raise ValueError(
@@ -163,19 +181,19 @@ def _folder(draft: _Draft, value: str) -> None:
     draft.folder, draft.directory = ("" if folder in ("", ".") else folder + "/"), None
 
 
-def _out(draft: _Draft, value: str) -> None:
+def _out(draft: Draft, value: str) -> None:
     draft.out = value
 
 
-def _pause(draft: _Draft, value: str) -> None:
+def _pause(draft: Draft, value: str) -> None:
     draft.paused = parse_flag(value)
 
 
-def _nothing(_draft: _Draft, _value: str) -> None:
+def _nothing(_draft: Draft, _value: str) -> None:
     """`continue` is always so, and a GID means nothing to another program."""
 
 
-_OPTIONS: dict[str, Callable[[_Draft, str], None]] = {
+_OPTIONS: dict[str, Callable[[Draft, str], None]] = {
     "out": _out,
     "dir": _folder,
     "checksum": _as("checksum"),

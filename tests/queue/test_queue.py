@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import fastxfer
-from fastxfer import Queue
+from fastxfer import Queue, database
 from fastxfer.errors import OptionError, QueueError, StorageError
 from fastxfer.inputs import parse
 from fastxfer.options import TransferOptions
@@ -480,7 +480,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
 
 def test_a_locked_queue_is_an_error_and_not_a_hang(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.add(URL, "f")
-    monkeypatch.setattr(store, "BUSY_S", 0.2)
+    monkeypatch.setattr(database, "BUSY_S", 0.2)
     holder = sqlite3.connect(queue.path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:

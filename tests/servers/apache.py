@@ -1,4 +1,7 @@
-"""A real Apache: plain HTTP/1.1, and TLS with HTTP/1.1 and HTTP/2; text goes in gzip to who takes it."""
+"""A real Apache: plain HTTP/1.1, and TLS with HTTP/1.1 and HTTP/2; text goes in gzip to who takes it.
+
+Folders are listed; below /table as a table, below /plain as a bare list.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,18 @@ import shutil
 from tests.servers import HOST
 from tests.servers.process import Server
 
-_MODULES = ("mpm_event", "authz_core", "mime", "filter", "deflate", "ssl", "http2")
+_MODULES = (
+    "mpm_event",
+    "authz_core",
+    "mime",
+    "filter",
+    "deflate",
+    "dir",
+    "autoindex",
+    "alias",
+    "ssl",
+    "http2",
+)
 
 _CONFIG = """\
 ServerRoot "{prefix}"
@@ -30,7 +44,16 @@ AddOutputFilterByType DEFLATE text/plain text/html
 DocumentRoot "{root}"
 <Directory "{root}">
     Require all granted
+    Options Indexes FollowSymLinks
+    IndexOptions FancyIndexing NameWidth=20
 </Directory>
+AliasMatch "^/(table|plain)/(.*)" "{root}/$2"
+<Location "/table">
+    IndexOptions FancyIndexing HTMLTable SuppressDescription
+</Location>
+<Location "/plain">
+    IndexOptions -FancyIndexing
+</Location>
 Listen {host}:{http}
 Listen {host}:{tls} https
 <VirtualHost {host}:{tls}>

@@ -1,6 +1,6 @@
 """A real caddy, for HTTP/3: one port has HTTP/1.1 and HTTP/2 on TCP and HTTP/3 on UDP, all with TLS.
 
-Another has plain HTTP/1.1. A client that takes gzip gets .txt and .html files in it.
+Another has plain HTTP/1.1. Folders are listed. A client that takes gzip gets .txt and .html files in it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Caddy(Server):
             {
                 "handle": [
                     {"handler": "encode", "encodings": {"gzip": {}}},
-                    {"handler": "file_server", "root": str(self.root)},
+                    {"handler": "file_server", "root": str(self.root), "browse": {}},
                 ]
             }
         ]

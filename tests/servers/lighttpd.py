@@ -1,4 +1,4 @@
-"""A real lighttpd: plain HTTP/1.1."""
+"""A real lighttpd: plain HTTP/1.1; folders are listed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ server.document-root = "{root}"
 server.bind = "{host}"
 server.port = {http}
 server.max-keep-alive-requests = 1000
+dir-listing.activate = "enable"
 server.upload-dirs = ( "{prefix}" )
 mimetype.assign = ( ".txt" => "text/plain", ".html" => "text/html", "" => "application/octet-stream" )
 """

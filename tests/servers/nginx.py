@@ -11,6 +11,7 @@ plain text ("prior knowledge"). Prefixes of the path choose how the same object 
 | /etagless | no ETag |
 | /novalidators | neither ETag nor Last-Modified |
 | /auth | basic authentication, user `user`, password `pass` |
+| /index, /index-sizes, /index-json | lists folders: as they are, with sizes as "2K", and in JSON |
 | /redirect | a 302 to the same path without the prefix |
 | /status/NNN | error NNN with nginx's own page; 429 and 503 carry Retry-After: 1 |
 | /few, /few64k, /fewRATE | at most 4 requests at once (at RATE if given), else nginx's own 429 |
@@ -108,6 +109,11 @@ location /noranges/ { alias ROOT/; max_ranges 0; }
             alias ROOT/; etag off; if_modified_since off; add_header Last-Modified "";
         }
         location /auth/ { alias ROOT/; auth_basic objects; auth_basic_user_file users; }
+        location /index/ { alias ROOT/; autoindex on; }
+        location /index-sizes/ {
+            alias ROOT/; autoindex on; autoindex_exact_size off; autoindex_localtime on;
+        }
+        location /index-json/ { alias ROOT/; autoindex on; autoindex_format json; }
         location /redirect/ { return 302 $beyond_redirect; }
         location /few/ { alias ROOT/; limit_conn busy 4; limit_conn_status 429; }
         location ~ ^/few(?<rate>[0-9]+[km]?)/(?<rest>.*)$ {

@@ -1,0 +1,38 @@
+"""What a ledger says of the files that are here, for others: a manifest in JSON lines, and SHA256SUMS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from fastxfer.dataset.ledger import Ledger
+from fastxfer.sources.http import safe_url
+
+_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
+
+
+def manifest_lines(ledger: Ledger, *, secrets: bool = False) -> Iterator[str]:
+    """Gives a JSON object a line for each file that is kept: url, path, size, checksum, etag, mtime. The
+    URLs are without user info and query unless `secrets`. What was written reads back as a manifest.
+    """
+    for path, url, known in ledger.kept():
+        said = {
+            "url": url if secrets else safe_url(url),
+            "path": path,
+            "size": known.size,
+            "checksum": dict(known.checksums) or None,
+            "etag": known.etag,
+            "mtime": known.modified,
+        }
+        yield json.dumps({name: value for name, value in said.items() if value is not None}) + "\n"
+
+
+def sha256sums_lines(ledger: Ledger) -> Iterator[str]:
+    """Gives the lines of a SHA256SUMS file, as sha256sum(1) writes and reads them, of those files whose
+    SHA-256 is known.
+    """
+    for path, _, known in ledger.kept():
+        digest = dict(known.checksums).get("sha256")
+        if digest is not None:
+            escaped = path.translate(_ESCAPED)
+            yield f"{'' if escaped == path else chr(92)}{digest}  {escaped}\n"

@@ -1,0 +1,124 @@
+"""What there is to do for a data set, once it is listed: what to fetch, and what to delete.
+
+Both are walks over the ledger in the order of the paths, with the files at the destination looked at on the
+way, folder by folder. Nothing is kept in memory, and nothing is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from fastxfer.dataset.compare import By, Finding, Local, Verdict, compare
+from fastxfer.dataset.entries import Entry
+from fastxfer.dataset.filters import Filters
+from fastxfer.dataset.ledger import Ledger
+from fastxfer.errors import FastxferError, LedgerError
+from fastxfer.storage.directory import Directory
+
+
+class Task(NamedTuple):
+    """An entry, and whether it is to be fetched."""
+
+    entry: Entry
+    finding: Finding
+
+
+class Deletion(NamedTuple):
+    """A file that vanished at the source. `untouched`: it is here as it was fetched; else somebody changed
+    it since, and it is not to be deleted.
+    """
+
+    path: str
+    size: int
+    untouched: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many entries, and bytes of those that tell their size."""
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    unsure: int = 0
+    bytes: int = 0
+    unsized: int = 0
+
+    def add(self, task: Task) -> None:
+        """Counts a task."""
+        name = task.finding.verdict.value
+        setattr(self, name, getattr(self, name) + 1)
+        if task.finding.verdict in (Verdict.NEW, Verdict.CHANGED):
+            self.bytes += task.entry.size or 0
+            self.unsized += task.entry.size is None
+
+
+class Here:
+    """Looks at files below a destination, each through a descriptor of its folder: no symbolic link below
+    the destination is followed. Of neighbours the folder is opened once.
+    """
+
+    def __init__(self, dest: str | os.PathLike[str]) -> None:
+        self._root = Directory.open(Path(dest))
+        self._folder: str | None = None
+        self._open: Directory | None = None
+
+    def look(self, path: str) -> Local | None:
+        """Returns what stands there as a regular file, None for nothing and for anything else: what that is
+        the transfer says when it comes to it.
+        """
+        folder, _, name = path.rpartition("/")
+        if folder != self._folder:
+            self._folder, self._open = folder, self._reach(folder)
+        if self._open is None:
+            return None
+        try:
+            there = self._open.look(name)
+        except FastxferError:
+            return None
+        return None if there is None else Local(there.st_size, there.st_mtime_ns)
+
+    def _reach(self, folder: str) -> Directory | None:
+        try:
+            return self._root.walk(folder.split("/") if folder else ())
+        except FastxferError:
+            return None
+
+
+def tasks(
+    ledger: Ledger, dest: str | os.PathLike[str], *, by: By = By.AUTO, filters: Filters | None = None
+) -> Iterator[Task]:
+    """Gives every entry that is wanted, with what is to become of it; those that are refused are left out."""
+    here = Here(dest)
+    for entry, known in ledger.steps():
+        if filters is None or filters.wants(entry.path):
+            yield Task(entry, compare(entry, known, here.look(entry.path), by))
+
+
+def deletions(
+    ledger: Ledger, dest: str | os.PathLike[str], *, filters: Filters | None = None
+) -> Iterator[Deletion]:
+    """Gives the files that were fetched from this source and are not in its listing any more, but for those
+    that the filters leave alone.
+
+    Raises LedgerError when the listing is not complete, or has nothing at all: that is far more often a fault
+    of the source than its wish.
+    """
+    vanished = ledger.vanished()
+    first = next(vanished, None)
+    if first is None:
+        return
+    if next(ledger.names(), None) is None:
+        raise LedgerError("the source lists nothing at all: nothing is deleted on that ground")
+    here = Here(dest)
+    for path, known in chain([first], vanished):
+        if filters is not None and not filters.wants(path):
+            continue
+        local = here.look(path)
+        if local is not None:
+            yield Deletion(path, local.size, local == (known.size, known.mtime_ns))
