@@ -53,6 +53,18 @@ def take_lock(fd: int, *, shared: bool = False) -> str:
     return HELD
 
 
+def give_lock(fd: int) -> None:
+    """Gives the lock of a file back and closes it. Closing alone gives it back with the last copy of the
+    descriptor: a process that another thread is just starting has one for a moment.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:
+        pass  # it was refused, or its file system is gone: closing is all that can be done
+    finally:
+        os.close(fd)
+
+
 def lock_holder(fd: int) -> str:
     """Returns who holds the lock of a file, for people, and since when that process runs."""
     there = os.fstat(fd)

@@ -40,7 +40,7 @@ from fastxfer.errors import (
 from fastxfer.names import CHECKPOINT, PART, WORKING
 from fastxfer.storage.checkpoint import Checkpoint, read_checkpoint
 from fastxfer.storage.directory import Directory
-from fastxfer.storage.locks import BUSY, HELD, UNTRIED, lock_holder, record_needed, take_lock
+from fastxfer.storage.locks import BUSY, HELD, UNTRIED, give_lock, lock_holder, record_needed, take_lock
 from fastxfer.storage.owner_record import (
     RECORD_BYTES,
     Record,
@@ -526,7 +526,7 @@ def _open_alone(target: Target, owned: bool) -> tuple[int, str]:
     except BaseException:
         os.close(fd)
         raise
-    os.close(fd)  # the one who held the lock has just published or removed it
+    give_lock(fd)  # the one who held the lock has just published or removed it
     return -1, lock
 
 

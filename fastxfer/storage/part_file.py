@@ -29,6 +29,7 @@ from fastxfer.names import PART
 from fastxfer.plan.response import Identity
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
 from fastxfer.storage.left import Left, verify
+from fastxfer.storage.locks import give_lock
 from fastxfer.storage.owner import Owner, open_part, unless_taken_over
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
@@ -150,7 +151,7 @@ class PartFile:
         if loaded is None:
             if size_now and not is_unfinished(self._fd):
                 self._move_aside(self.target.part_name)
-                os.close(self._fd)
+                give_lock(self._fd)
                 self._fd, _ = open_part(self.target, self._owner)
                 self._stat, self._born = os.fstat(self._fd), birth_ns(self._fd)
             return None
@@ -615,7 +616,7 @@ class PartFile:
             self._checkpoint = None
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            give_lock(fd)
         if self._owner is not None:
             self._owner.release()
             self._owner = None

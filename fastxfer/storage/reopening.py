@@ -21,6 +21,7 @@ from fastxfer._native.writer import birth_ns
 from fastxfer.errors import StorageError, TargetBusyError, storage_error
 from fastxfer.storage import kept
 from fastxfer.storage.checkpoint import Checkpoint, CheckpointFile, boot_id
+from fastxfer.storage.locks import give_lock
 from fastxfer.storage.owner import current, lock_of, open_part
 from fastxfer.storage.part_file import PartFile, Partials, Source
 from fastxfer.storage.paths import Target
@@ -71,7 +72,7 @@ def _move(target: Target, left: Checkpoint, seen: os.stat_result) -> None:
         os.rename(target.name, target.part_name, src_dir_fd=at, dst_dir_fd=at)
         directory.sync()
     finally:
-        os.close(fd)
+        give_lock(fd)
 
 
 def _claim(target: Target, left: Checkpoint) -> None:
@@ -129,7 +130,7 @@ def take_back(target: Target, size: int) -> None:
     except OSError as error:
         raise storage_error(f"give {target.part} its name back", error) from error
     finally:
-        os.close(fd)
+        give_lock(fd)
         if owner is not None:
             owner.release()
 

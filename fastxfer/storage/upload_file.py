@@ -21,7 +21,7 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import CheckpointError, StorageError, TargetBusyError, storage_error
 from fastxfer.names import MAX_NAME_BYTES, UPLOAD, UPLOAD_LOCK, UPLOAD_NEW
 from fastxfer.storage.directory import Directory
-from fastxfer.storage.locks import BUSY, lock_holder, take_lock
+from fastxfer.storage.locks import BUSY, give_lock, lock_holder, take_lock
 
 MAGIC = b"\x89FXPUT\r\n"
 VERSION = 1
@@ -295,7 +295,7 @@ class WorkingFile:
                 self._directory.remove(self._lock)
             except StorageError:
                 pass  # it is taken again as it is
-            os.close(fd)
+            give_lock(fd)
         self._directory.close()
 
     def __enter__(self: _Working) -> _Working:

@@ -817,6 +817,23 @@ def test_a_lock_ends_with_its_process_though_a_child_of_a_fork_lives_on(target: 
             os.kill(child, signal.SIGKILL)
 
 
+def test_a_lock_ends_with_its_part_file_though_a_process_that_is_just_started_has_it_too(
+    target: Target,
+) -> None:
+    part = PartFile.open(target, SOURCE)
+    (fd,) = (int(each.name) for each in Path("/proc/self/fd").iterdir() if leads_to(each, target.part))
+    child = os.dup(fd)  # as the child of a fork has it until it runs its own program
+    part.close()
+    try:
+        PartFile.open(target, SOURCE).close()
+    finally:
+        os.close(child)
+
+
+def leads_to(link: Path, path: Path) -> bool:
+    return link.is_symlink() and os.readlink(link) == str(path)
+
+
 def held_by(pid: int, path: Path) -> int:
     """Returns how many descriptors of a file a process holds."""
     return sum(os.readlink(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
