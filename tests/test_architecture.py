@@ -39,6 +39,7 @@ ROOM_OF = {
     "fastxfer.sampling": "drivers",
     "fastxfer.metalinks": "drivers",
     "fastxfer.probing": "drivers",
+    "fastxfer.small": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",
