@@ -210,6 +210,9 @@ class Governor:
         hungry = [who for who, room in rooms.items() if wants[who] > room]
         if sum(wants[who] - rooms[who] for who in hungry) <= free:
             return {who: max(room, wants[who]) for who, room in rooms.items()}
+        if len(hungry) == 1:
+            rooms[hungry[0]] += max(0, free)
+            return rooms
         while free > 0 and hungry:
             who = min(hungry, key=lambda each: (rooms[each], self._guests[each].turn))
             rooms[who] += 1
