@@ -87,6 +87,10 @@ class Fetching:
         """Ends all requests, then calls."""
         self._engine.call_soon(lambda: self._stop(then))
 
+    def later(self, delay_s: float, call: Callable[[], object]) -> None:
+        """Engine's thread. Has it called in `delay_s` seconds."""
+        self._engine.call_later(delay_s, call)
+
     # ---- what is asked for next ----
 
     def _add(self, items: list[Item]) -> None:

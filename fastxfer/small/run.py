@@ -41,6 +41,9 @@ SMALL_BYTES = 1 << 20
 """What is larger goes the way of an ordinary download: by ranges, resumable."""
 AHEAD = 1024
 BATCH = 64
+HAND_OVER = 16
+LINGER_S = 0.005
+PULL = 64
 SYNC_S = 5.0
 SYNC_OBJECTS = 10_000
 LARGE_AT_ONCE = 2
@@ -90,6 +93,7 @@ class SmallObjects:
         self._files: WholeFiles | None = None
         self._bodies: deque[tuple[Item, bytearray]] = deque()
         self._storing = False
+        self._lingers = False
         self._lock = threading.Lock()
         self._unsynced: list[tuple[Item, WholeFile]] = []
         self._synced_at = 0.0
@@ -153,7 +157,7 @@ class SmallObjects:
         outcomes: list[Outcome] = []
         large = 0
         more = True
-        for _ in range(min(room, AHEAD // 4)):
+        for _ in range(min(room, PULL)):
             wanted = next(source, None)
             if wanted is None:
                 more = False
@@ -215,6 +219,15 @@ class SmallObjects:
 
     def _came(self, item: Item, body: bytearray) -> None:
         self._bodies.append((item, body))
+        if len(self._bodies) >= HAND_OVER:
+            self._hand_over()
+        elif not self._lingers:
+            # Each hand-over wakes a thread, which costs as much as fetching an object does.
+            self._lingers = True
+            self._fetching.later(LINGER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._lingers = False
         with self._lock:
             if self._storing:
                 return
