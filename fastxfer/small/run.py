@@ -12,7 +12,7 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -108,7 +108,7 @@ class SmallObjects:
 
     # ---- the caller's thread ----
 
-    def fetch(self, wanted: Iterable[Wanted]) -> Iterator[Outcome]:
+    def fetch(self, wanted: Iterable[Wanted]) -> Generator[Outcome, None, None]:
         """Gives the outcome of each object. Nothing more is fetched once the iterator is closed; objects that
         were on their way are then there or not there.
 

@@ -20,7 +20,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastxfer._native.whole_file import CREATE, store, sync_file_system
+from fastxfer._native import whole_file
+from fastxfer._native.whole_file import CREATE, store
 from fastxfer.errors import (
     FastxferError,
     StorageError,
@@ -166,10 +167,10 @@ class WholeFiles:
             if number not in (errno.EEXIST, errno.EINVAL) or step == CREATE:
                 raise OSError(number, os.strerror(number))
             self._replace(file, target)
-        except OSError as error:
-            file.error = storage_error(f"write {target.final}", error)
         except FastxferError as refused:
             file.error = refused
+        except OSError as error:
+            file.error = storage_error(f"write {target.final}", error)
 
     def _target(self, file: WholeFile) -> Target:
         return Target(self._folders[file.folders].directory, file.name)
@@ -230,11 +231,11 @@ class WholeFiles:
                 self._sync_each(files)
             else:
                 for fd in self._devices.values():
-                    sync_file_system(fd) if fd >= 0 else os.sync()
-        except OSError as error:
-            refused: FastxferError = storage_error(f"sync what was written below {self._root.path}", error)
+                    whole_file.sync_file_system(fd) if fd >= 0 else os.sync()
         except FastxferError as error:
             refused = error
+        except OSError as error:
+            refused = storage_error(f"sync what was written below {self._root.path}", error)
         else:
             for file in files:
                 self._mark(file)
