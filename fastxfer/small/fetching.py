@@ -66,6 +66,8 @@ class Fetching:
         self._lanes = Lanes(options)
         self._tenancy = Tenancy(options, self._lanes.throttle, self._pump, self._push)
         self._waiting: dict[Origin, deque[Item]] = {}
+        self._origins: set[Origin] = set()
+        self._asked = ""  # a URL of one of them
         self._items: dict[int, Item] = {}
         self._free = list(range(options.connections - 1, -1, -1))
         self._wish = -1
@@ -96,12 +98,14 @@ class Fetching:
     def _add(self, items: list[Item]) -> None:
         if self._tick is None:
             self._tick = self._engine.call_later(LOOK_S, self._look)
-        self._tenancy.begin(self._engine, items[0].source.url)
+        self._asked = items[0].source.url
+        self._tenancy.begin(self._engine, self._asked)
         for item in items:
             self._line_up(item)
         self._pump()
 
     def _line_up(self, item: Item, *, first: bool = False) -> None:
+        self._origins.add(item.source.home)
         line = self._waiting.setdefault(item.source.home, deque())
         (line.appendleft if first else line.append)(item)
 
@@ -115,6 +119,8 @@ class Fetching:
         """Sends what there is room for, host by host."""
         if self._ended is not None:
             return
+        if len(self._origins) > 1:
+            self._tenancy.wants(len(self._items), self._asked)  # who finds no room asks for it anew
         for home in list(self._waiting):
             line = self._waiting[home]
             while line and self._free and self.held_bytes <= HELD_BYTES:
@@ -126,17 +132,16 @@ class Fetching:
             elif not self._free:
                 self._waiting[home] = self._waiting.pop(home)  # the others come first next time
                 break
-        self._tell_wish()
+        if len(self._origins) == 1:
+            self._tell_wish()
 
     def _tell_wish(self) -> None:
+        """Says how many requests the one host would be asked, if that changed."""
         waiting = sum(map(len, self._waiting.values()))
         wish = min(self._options.connections, len(self._items) + waiting)
         if wish != self._wish:
             self._wish = wish
-            url = next(iter(self._waiting.values()))[0].source.url if waiting else None
-            url = url or next((item.source.url for item in self._items.values()), None)
-            if url is not None:
-                self._tenancy.wants(wish, url)
+            self._tenancy.wants(wish, self._asked)
 
     def _send(self, slot: int, item: Item) -> None:
         source = item.source
