@@ -199,8 +199,13 @@ class Governor:
         """Returns how many requests a transfer may have out now, if it wants as many as it ever may; `hoped`:
         or will, unless other processes leave less than they are asked for.
         """
+        guest = self._guests[who]
+        if len(self._guests) == 1:  # asked before each request, and most often so
+            self._grow(now)
+            free = 0 if self.held(now) else self.most(hoped=hoped) - guest.out
+            return guest.out + max(0, min(free, max(guest.wants, guest.connections) - guest.out))
         wants = {each: guest.wants for each, guest in self._guests.items()}
-        wants[who] = max(wants[who], self._guests[who].connections)
+        wants[who] = max(wants[who], guest.connections)
         return self._dealt(wants, now, hoped=hoped)[who]
 
     def _dealt(self, wants: dict[Hashable, int], now: float, *, hoped: bool = False) -> dict[Hashable, int]:

@@ -68,7 +68,9 @@ class Fetching:
         self._waiting: dict[Origin, deque[Item]] = {}
         self._origins: set[Origin] = set()
         self._asked = ""  # a URL of one of them
-        self._items: dict[int, Item] = {}
+        self._queued = 0
+        self._items: dict[int, Item] = {}  # what is out, by slots
+        self._lane: dict[int, Lane] = {}
         self._free = list(range(options.connections - 1, -1, -1))
         self._wish = -1
         self._moved_at = time.monotonic()
@@ -108,6 +110,7 @@ class Fetching:
         self._origins.add(item.source.home)
         line = self._waiting.setdefault(item.source.home, deque())
         (line.appendleft if first else line.append)(item)
+        self._queued += 1
 
     def _stored(self, count: int) -> None:
         full = self.held_bytes > HELD_BYTES
@@ -121,31 +124,37 @@ class Fetching:
             return
         if len(self._origins) > 1:
             self._tenancy.wants(len(self._items), self._asked)  # who finds no room asks for it anew
+        if self._queued:
+            self._send_queued()
+        if len(self._origins) == 1:
+            self._tell_wish()
+
+    def _send_queued(self) -> None:
         for home in list(self._waiting):
             line = self._waiting[home]
             while line and self._free and self.held_bytes <= HELD_BYTES:
                 if not self._tenancy.may_send(line[0].source.url, len(line)):
                     break
+                self._queued -= 1
                 self._send(self._free.pop(), line.popleft())
             if not line:
                 del self._waiting[home]
             elif not self._free:
                 self._waiting[home] = self._waiting.pop(home)  # the others come first next time
                 break
-        if len(self._origins) == 1:
-            self._tell_wish()
 
     def _tell_wish(self) -> None:
         """Says how many requests the one host would be asked, if that changed."""
-        waiting = sum(map(len, self._waiting.values()))
-        wish = min(self._options.connections, len(self._items) + waiting)
+        wish = min(self._options.connections, len(self._items) + self._queued)
         if wish != self._wish:
             self._wish = wish
             self._tenancy.wants(wish, self._asked)
 
     def _send(self, slot: int, item: Item) -> None:
         source = item.source
-        lane, _ = self._lanes.of(slot, Mirror(0, source, source))
+        lane = self._lane.get(slot)
+        if lane is None:
+            lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, source, source))[0]
         lane.source, lane.writing, lane.verdict, lane.failure = source, False, None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
         lane.exchange.writer.refuse()
@@ -160,7 +169,7 @@ class Fetching:
 
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl."""
-        lane, item = self._lane(exchange.slot), self._items[exchange.slot]
+        lane, item = self._lane[exchange.slot], self._items[exchange.slot]
         try:
             lane.verdict = judge(None, item.known, head.status, head.headers, now_epoch_s=time.time())
             if isinstance(lane.verdict, Whole):
@@ -183,16 +192,12 @@ class Fetching:
         lane.writing = True
         lane.answered(lane.seen_at)
 
-    def _lane(self, slot: int) -> Lane:
-        source = self._items[slot].source
-        return self._lanes.of(slot, Mirror(0, source, source))[0]
-
     # ---- ends ----
 
     def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
         """See `Listener.ended`."""
         slot = exchange.slot
-        lane, item = self._lane(slot), self._items.pop(slot)
+        lane, item = self._lane[slot], self._items.pop(slot)
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
         self._free.append(slot)
@@ -296,8 +301,9 @@ class Fetching:
     def _stop(self, then: Callable[[], object]) -> None:
         self._ended = then
         self._waiting.clear()
+        self._queued = 0
         for slot in list(self._items):
-            self._engine.abort(self._lane(slot).exchange)
+            self._engine.abort(self._lane[slot].exchange)
         self._maybe_over()
 
     def _maybe_over(self) -> None:
@@ -307,4 +313,5 @@ class Fetching:
             self._tick.cancel()
         self._tenancy.end()
         self._lanes.retire()
+        self._lane.clear()
         self._ended()

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from fastxfer.errors import StorageError, TargetExistsError, storage_error
 from fastxfer.plan.response import Identity
@@ -136,6 +137,7 @@ def _unmark(fd: int) -> None:
             pass  # under the final name nobody looks at it
 
 
+@lru_cache(maxsize=1024)
 def http_time(value: str | None) -> float | None:
     """Returns an HTTP-date (RFC 9110 section 5.6.7) in seconds since the epoch, or None when it is absent or
     unreadable.
