@@ -232,7 +232,7 @@ class Exchange:
         if status < 200:
             return
         self._lines.close()
-        fields = Headers(_field(text) for text in texts)
+        fields = Headers([text.partition(":")[::2] for text in texts])
         self.head = Head(status, version, fields, self._address)
         if self.listener is not None:
             self.listener.head(self, self.head)
@@ -256,8 +256,3 @@ def _private(address: str) -> BadResponseError:
         f"the server redirects from the public internet to {address}, which is not followed; "
         "where that is meant use allow_private_redirects=True (--allow-private-redirects)"
     )
-
-
-def _field(text: str) -> tuple[str, str]:
-    name, _, value = text.partition(":")
-    return name, value
