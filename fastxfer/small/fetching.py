@@ -28,7 +28,7 @@ from fastxfer.lanes import Lane, Lanes, drain, request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.response import Changed, Moved, Whole, judge
 from fastxfer.plan.retry import backoff_s
-from fastxfer.small.items import Item
+from fastxfer.small.items import Item, internal_error
 from fastxfer.subject import Mirror
 
 LOOK_S = 0.25
@@ -136,7 +136,7 @@ class Fetching:
                 if not self._tenancy.may_send(line[0].source.url, len(line)):
                     break
                 self._queued -= 1
-                self._send(self._free.pop(), line.popleft())
+                self._try_to_send(self._free.pop(), line.popleft())
             if not line:
                 del self._waiting[home]
             elif not self._free:
@@ -149,6 +149,15 @@ class Fetching:
         if wish != self._wish:
             self._wish = wish
             self._tenancy.wants(wish, self._asked)
+
+    def _try_to_send(self, slot: int, item: Item) -> None:
+        try:
+            self._send(slot, item)
+        except Exception as error:  # noqa: BLE001 - it ends this object, not the engine of all
+            self._items.pop(slot, None)
+            self._free.append(slot)
+            self._tenancy.ended(slot, False, None)
+            self._failed(item, error if isinstance(error, FastxferError) else internal_error(error))
 
     def _send(self, slot: int, item: Item) -> None:
         source = item.source
@@ -180,7 +189,7 @@ class Fetching:
             lane.failure = error
             drain(exchange, head)
         except Exception as error:  # noqa: BLE001 - an exception must not travel through libcurl
-            lane.failure = FastxferError(f"internal error: {type(error).__name__}: {error}")
+            lane.failure = internal_error(error)
 
     def _take(self, lane: Lane, item: Item, verdict: Whole) -> None:
         item.identity = verdict.identity
@@ -196,8 +205,20 @@ class Fetching:
 
     def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
         """See `Listener.ended`."""
+        item = self._items.get(exchange.slot)
+        if item is None:
+            return
+        try:
+            self._end(exchange, item, error)
+        except Exception as failure:  # noqa: BLE001 - it ends this object, not the engine of all
+            self._items.pop(exchange.slot, None)
+            self._failed(item, internal_error(failure))
+        self._pump()
+
+    def _end(self, exchange: Exchange, item: Item, error: FastxferError | None) -> None:
         slot = exchange.slot
-        lane, item = self._lane[slot], self._items.pop(slot)
+        lane = self._lane[slot]
+        del self._items[slot]
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
         self._free.append(slot)
@@ -221,7 +242,6 @@ class Fetching:
             self._moved_at = time.monotonic()
             self.held_bytes += len(body)
             self._came(item, body)
-        self._pump()
 
     def _judged(
         self, lane: Lane, item: Item, body: bytearray, error: FastxferError | None

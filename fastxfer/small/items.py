@@ -102,3 +102,10 @@ def _checksum(given: Checksum) -> tuple[tuple[str, str], ...]:
         return parse_checksum(dict(given) if isinstance(given, tuple) else given)
     except ValueError as error:
         raise OptionError(f"checksum: {error}") from error
+
+
+def internal_error(error: Exception) -> FastxferError:
+    """Returns the error that stands for one that nobody expected."""
+    wrapped = FastxferError(f"internal error: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

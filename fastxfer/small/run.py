@@ -9,8 +9,10 @@ that a million of them need the memory of a thousand.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from queue import SimpleQueue
 
 from fastxfer.description import Description
 from fastxfer.download import Download
+from fastxfer.engine.loop import before_exit
 from fastxfer.errors import (
     ChecksumError,
     DiskFullError,
@@ -30,7 +33,7 @@ from fastxfer.errors import (
 )
 from fastxfer.options import TransferOptions
 from fastxfer.small.fetching import Fetching
-from fastxfer.small.items import Fetched, Item, Missed, Outcome, Wanted
+from fastxfer.small.items import Fetched, Item, Missed, Outcome, Wanted, internal_error
 from fastxfer.storage.digest import make_hasher
 from fastxfer.storage.directory import Directory
 from fastxfer.storage.disk import DiskThread
@@ -100,6 +103,7 @@ class SmallObjects:
         self._diverted: deque[Item] = deque()
         self._large: set[Download] = set()
         self._stopping = False
+        self._pid = os.getpid()
 
     @property
     def requests(self) -> int:
@@ -114,6 +118,8 @@ class SmallObjects:
 
         Raises StorageError when the root cannot be used or the disk fails.
         """
+        if self._disk is not None:
+            raise ValueError("a SmallObjects fetches once")
         self._begin()
         source, more, ahead = iter(wanted), True, 0
         try:
@@ -144,6 +150,8 @@ class SmallObjects:
             durable=options.durability != "none",
             ignore_etag=options.ignore_etag,
         )
+        _running.add(self)
+        self._pid = os.getpid()
         self._disk = DiskThread("fastxfer-small-disk")
         self._synced_at = time.monotonic()
         if options.durability == "periodic":
@@ -201,19 +209,33 @@ class SmallObjects:
             if each[0] < 0:
                 return told
 
+    def stop(self) -> None:
+        """Any thread. Ends it all, and returns when it is over; `fetch` then raises
+        InterruptedTransferError.
+        """
+        self._told.put(InterruptedTransferError("the transfer was stopped; run it again to go on"))
+        self._end()
+
     def _end(self) -> None:
-        self._stopping = True
+        if os.getpid() != self._pid or self._disk is None:  # what was forked has none of the threads
+            return
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
         over = threading.Event()
         self._fetching.stop(over.set)
         over.wait()
-        for download in list(self._large):
+        with self._lock:
+            large = list(self._large)
+        for download in large:
             download.cancel()
-            download.resume() if download.halted.is_set() else None
             download.over.wait()
-        assert self._disk is not None and self._files is not None
+        assert self._files is not None
         self._disk.submit(self._sync)
         self._disk.submit(self._files.close)
         self._disk.stop(join=True)
+        _running.discard(self)
 
     # ---- the engine's thread ----
 
@@ -255,7 +277,7 @@ class SmallObjects:
             try:
                 self._store_batch(batch)
             except Exception as error:  # noqa: BLE001 - told to who waits
-                self._told.put(_internal(error))
+                self._told.put(internal_error(error))
             self._fetching.stored(sum(len(body) for _, body in batch))
             self._sync_if_due()
 
@@ -341,7 +363,7 @@ class SmallObjects:
             except FastxferError as error:
                 outcome = Missed(item.wanted, error)
             except Exception as error:  # noqa: BLE001 - told to who waits
-                outcome = Missed(item.wanted, _internal(error))
+                outcome = Missed(item.wanted, internal_error(error))
             self._told.put((1, [outcome]))
 
     def _download(self, item: Item) -> Outcome:
@@ -396,7 +418,12 @@ def _outcome_of(stored: tuple[Item, WholeFile]) -> Outcome:
     )
 
 
-def _internal(error: Exception) -> FastxferError:
-    wrapped = FastxferError(f"internal error: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+_running: weakref.WeakSet[SmallObjects] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for small in list(_running):
+        small.stop()
+
+
+before_exit(_stop_all)

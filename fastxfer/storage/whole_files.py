@@ -35,7 +35,7 @@ from fastxfer.storage.directory import Directory
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import XATTR, http_time, is_unchanged, make_record
 
-KEPT_DIRECTORIES = 256
+KEPT_DIRECTORIES = 128
 LOCK_DEADLINE_S = 10.0
 # Up to so many files are synced one by one: syncfs also writes what others have written there.
 FEW = 16

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import (
     AuthError,
     ChecksumError,
+    InterruptedTransferError,
     NotFoundError,
     OptionError,
     RemoteChangedError,
@@ -315,3 +318,54 @@ def test_a_sync_that_fails_fails_its_group(
             told.append(outcome)
     assert caught.value.errno == 5
     assert not any(isinstance(each, Fetched) for each in told)
+
+
+LEFT_OPEN = """
+import sys
+from pathlib import Path
+from fastxfer.small import SmallObjects, Wanted
+root, url = Path(sys.argv[1]), sys.argv[2]
+fetching = SmallObjects(root).fetch(Wanted(url, str(number)) for number in range(10**9))
+if sys.argv[3] == "told":
+    while not any(root.iterdir()):
+        next(fetching)
+elif sys.argv[3] == "forked":
+    import os
+    next(fetching)
+    child = os.fork()
+    if child:
+        print(os.waitpid(child, 0)[1])
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["told", "forked", "never begun"])
+def test_a_run_that_is_left_open_does_not_keep_the_process_from_ending(
+    nginx: Nginx, root: Path, few: dict[str, bytes], how: str
+) -> None:
+    name = list(few)[4]
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, str(root), nginx.url(name), how],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == (["ends", "0", "ends"] if how == "forked" else ["ends"])
+    assert not list(root.glob("*.fxnew"))
+    assert all(data == few[name] for data in files_below(root).values())
+
+
+def test_a_run_is_stopped_from_another_thread(nginx: Nginx, root: Path, few: dict[str, bytes]) -> None:
+    name = list(few)[4]
+    small = SmallObjects(root, TransferOptions.build(durability="none"))
+    with pytest.raises(InterruptedTransferError):
+        for number, _ in enumerate(small.fetch(Wanted(nginx.url(name), f"{n}") for n in range(10**9))):
+            if number == 100:
+                stopper = threading.Thread(target=small.stop)
+                stopper.start()
+    stopper.join(DEADLINE_S)
+    assert not stopper.is_alive() and held_open(root) == 0
+    with pytest.raises(ValueError, match="once"):
+        next(small.fetch([]))
