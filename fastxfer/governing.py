@@ -103,8 +103,8 @@ class Tenancy:
             return None
         if self.room(url) > len(self._out):
             return True
+        self.passed = False
         if governor.wants(self, governor.out_of(self) + waiting):
-            self.passed = False
             self._desk.look_again()
         return None if governor.asks else False
 
@@ -118,6 +118,8 @@ class Tenancy:
             waits = self.passed and wish > out and governor.room(self, time.monotonic()) <= out
             if governor.wants(self, wish) or waits:
                 self.passed = False
+        if self.passed and requests > len(self._out) >= self.room(url):
+            self.passed = False  # it was called before it had a use for its room, which others have now
         if self._desk is not None:
             self._desk.look_again()
 
