@@ -118,8 +118,6 @@ class Tenancy:
             waits = self.passed and wish > out and governor.room(self, time.monotonic()) <= out
             if governor.wants(self, wish) or waits:
                 self.passed = False
-        if self.passed and requests > len(self._out) >= self.room(url):
-            self.passed = False  # it was called before it had a use for its room, which others have now
         if self._desk is not None:
             self._desk.look_again()
 
