@@ -29,6 +29,7 @@ from fastxfer.small import Fetched, SmallObjects, Wanted, run
 from tests.descriptors import held_open
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects
+from tests.servers.raw import Connection, RawServer, Request
 from tests.small.fetching import fetch, files_below, make_set, wanted_of
 
 COUNT = 2000
@@ -58,8 +59,30 @@ def test_all_objects_come_right(nginx: Nginx, root: Path, content: dict[str, byt
     asked = nginx.requests(count=COUNT)
     assert len(asked) == COUNT
     assert {entry.range for entry in asked} == {""}
-    assert len({entry.connection for entry in asked}) <= 16
     assert held_open(root) == 0
+
+
+@pytest.mark.parametrize("connections", [1, 5])
+def test_never_more_connections_and_requests_at_once_than_allowed(root: Path, connections: int) -> None:
+    lock, gate, out, most = threading.Lock(), threading.Event(), 0, 0
+
+    def handler(_: Request, answer: Connection) -> None:
+        nonlocal out, most
+        with lock:
+            out += 1
+            most = max(most, out)
+            if out >= connections:
+                gate.set()
+        gate.wait(DEADLINE_S)  # the first ones, until all that may come are there
+        with lock:
+            out -= 1
+        answer.respond(200, {}, b"x" * 1000)
+
+    with RawServer(handler) as server:
+        wanted = [Wanted(server.url(f"/{number}"), f"{number}") for number in range(500)]
+        came, _ = fetch(root, wanted, connections=connections)
+        assert len(came) == 500
+        assert (server.connections, most) == (connections, connections)
 
 
 def test_a_file_is_dated_and_known_again(nginx: Nginx, root: Path, few: dict[str, bytes]) -> None:
