@@ -21,7 +21,7 @@ test: .venv/.ready-test
 soak: .venv/.ready-test
 	.ci/install-packages test
 	FASTXFER_SOAK=1 $(BIN)/python -m pytest -rP tests/test_fetch.py tests/kills tests/crash \
-		tests/storage/test_owner.py tests/faults/test_two_writers.py tests/machine \
+		tests/storage/test_owner.py tests/faults/test_two_writers.py tests/machine tests/small \
 		tests/stores/test_put_kills.py tests/stores/test_put_resume.py
 
 # The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends

@@ -29,6 +29,8 @@ KERNELS = {
         "crc64_x86.c",
         "crc64_arm.c",
     ],
+    "answer": ["socket_state.c"],
+    "whole_file": ["whole_file.c", "crc64.c", "crc64_portable.c", "crc64_x86.c", "crc64_arm.c"],
 }
 
 

@@ -42,7 +42,7 @@ from fastxfer.errors import (
     storage_error,
 )
 from fastxfer.governing import Tenancy
-from fastxfer.lanes import Lane, Lanes, request_for
+from fastxfer.lanes import Lane, Lanes, drain, request_for
 from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
@@ -79,7 +79,6 @@ TICK_S = 0.1
 SAVE_TICK_S = 0.25
 ENDLESS = 2**62
 MAP_CELLS = 64
-DRAIN_BYTES = 65536
 MAX_RESTARTS = 5
 TO_GO_ON = "to go on say so: --unpause, unpause=True, or resume() of its Transfer"
 
@@ -431,10 +430,10 @@ class Download:
             elif isinstance(verdict, Partial | Whole):
                 self._take(lane, verdict)
             else:
-                self._drain(lane, head)
+                drain(exchange, head)
         except FastxferError as error:
             lane.failure = error
-            self._drain(lane, head)
+            drain(exchange, head)
         except Exception as error:  # noqa: BLE001 - an exception must not travel through libcurl
             lane.failure = FastxferError(f"internal error: {type(error).__name__}: {error}")
 
@@ -474,12 +473,6 @@ class Download:
         lane.answered(time.monotonic())
         if lane.cut is not None:
             lane.shrink(lane.cut)
-
-    def _drain(self, lane: Lane, head: Head) -> None:
-        """Lets a short body that is of no use pass, which keeps the connection; refuses a long one."""
-        length = head.headers.get("content-length") or ""
-        if length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= DRAIN_BYTES:
-            lane.exchange.writer.collect()
 
     def _open(self, lane: Lane, verdict: Partial | Whole) -> None:
         identity = verdict.identity

@@ -103,8 +103,8 @@ class Tenancy:
             return None
         if self.room(url) > len(self._out):
             return True
+        self.passed = False
         if governor.wants(self, governor.out_of(self) + waiting):
-            self.passed = False
             self._desk.look_again()
         return None if governor.asks else False
 
@@ -128,8 +128,11 @@ class Tenancy:
         if governor is None or self._desk is None:
             return
         governor.sent(self)
-        self._out[slot] = origin(url), False
-        hosts = frozenset(at for at, _ in self._out.values())
+        at = origin(url)
+        self._out[slot] = at, False
+        if self._pays_at == {at}:
+            return
+        hosts = frozenset(each for each, _ in self._out.values())
         if hosts != self._pays_at:
             self._pays_at = hosts
             self._desk.pays(self, hosts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Throttle
-from fastxfer.engine.request import Exchange, Request
+from fastxfer.engine.request import Exchange, Head, Request
 from fastxfer.errors import FastxferError, TooSlowError, TransferTimeoutError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.grid import prefix_bytes
@@ -22,6 +22,7 @@ from fastxfer.subject import Mirror
 # Over so many stall time-outs an answer has to bring more than a trickle, that many bytes a second.
 TRICKLE_STALLS = 4
 TRICKLE_BYTES_A_S = 1024
+DRAIN_BYTES = 65536
 
 
 @dataclass(slots=True)
@@ -96,6 +97,13 @@ def request_for(
         public_only=source.public_only,
         as_is=source.as_is,
     )
+
+
+def drain(exchange: Exchange, head: Head) -> None:
+    """Lets a short body that is of no use pass, which keeps the connection; refuses a long one."""
+    length = head.headers.get("content-length") or ""
+    if length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= DRAIN_BYTES:
+        exchange.writer.collect()
 
 
 class Lanes:

@@ -33,6 +33,7 @@ NEW_CHECKPOINT = ".part.new"
 LOCK = ".part.lock"
 LEDGER = ".fxsum"
 NEW_LEDGER = ".fxsum.new"
+NEW_WHOLE = ".fxnew"
 """What the names of a file's working files and of its kept ledger end in, and of new ones in the making."""
 UPLOAD = ".fxput"
 UPLOAD_NEW = ".fxput.new"
@@ -53,7 +54,7 @@ _JOINERS = "\u200c\u200d"
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-ENDINGS = (*WORKING, LOCK, LEDGER, NEW_LEDGER)
+ENDINGS = (*WORKING, LOCK, LEDGER, NEW_LEDGER, NEW_WHOLE)
 """All that the names of files beside a file may end in."""
 _WORKING = "are a file and the name of one of its working files"
 _SAY_WHERE = "say where to write with out (-o FILE)"

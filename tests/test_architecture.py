@@ -75,6 +75,7 @@ ROOM_OF = {
     "fastxfer.dataset.entries": "pure",
     "fastxfer.dataset.compare": "pure",
     "fastxfer.dataset.filters": "pure",
+    "fastxfer.small": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",

@@ -368,7 +368,7 @@ def test_one_unsafe_name_among_many_is_refused() -> None:
         check_collisions(["a", "b", "../c"])
 
 
-ENDINGS = (".part", ".part.ckpt", ".part.new", ".part.lock", ".fxsum", ".fxsum.new")
+ENDINGS = (".part", ".part.ckpt", ".part.new", ".part.lock", ".fxsum", ".fxsum.new", ".fxnew")
 
 
 def clash(one: str, other: str) -> bool:

@@ -5,9 +5,11 @@ keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called abo
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from libc.errno cimport EFAULT, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
 from fastxfer._native.memory cimport PartBuffer
@@ -318,6 +320,19 @@ cdef class Writer:
         if self.error:
             raise OSError(self.error, self._reason(self.error))
 
+    def take(self):
+        """Returns what was kept aside, as a bytearray that is the caller's, and lets go of it; the writer refuses bytes from here on."""
+        cdef bytearray kept = self.collected if self.collected is not None else bytearray()
+        self.collected = None
+        self.mode = REFUSING
+        return kept
+
+    cdef int _keep(self, const char *data, size_t length) except -1:
+        cdef Py_ssize_t before = len(self.collected)
+        PyByteArray_Resize(self.collected, before + <Py_ssize_t>length)
+        memcpy(PyByteArray_AS_STRING(self.collected) + before, data, length)
+        return 0
+
     @property
     def body(self):
         """The collected bytes."""
@@ -365,7 +380,7 @@ cdef class Writer:
                     self.error = fx_writer_put(&self.c, <const unsigned char *>view.buf, view.len, &taken)
                 else:
                     taken = min(<size_t>view.len, self.room - <size_t>len(self.collected))
-                    self.collected += (<const char *>view.buf)[:taken]
+                    self._keep(<const char *>view.buf, taken)
                 self.received += taken
                 if self.error == 0 and taken == <size_t>view.len:
                     return None

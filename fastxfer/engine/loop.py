@@ -1,5 +1,4 @@
-"""The engine's loop: libcurl's socket_action over a selector (epoll on Linux), with timers and a wake-up
-descriptor.
+"""The engine's loop: libcurl's socket_action over epoll, with timers and a wake-up descriptor.
 
 One daemon thread a process, started on first use and shared by all transfers. `CurlMulti.select` is not
 used: it sits on select(2), which is wrong past 1,024 descriptors and cannot be woken. libcurl tells which
@@ -16,7 +15,7 @@ import atexit
 import heapq
 import itertools
 import os
-import selectors
+import select
 import sys
 import threading
 import time
@@ -35,9 +34,9 @@ from fastxfer.plan.ahead import AFTER_S
 Call = Callable[[], object]
 
 _EVENTS = {
-    pycurl.POLL_IN: selectors.EVENT_READ,
-    pycurl.POLL_OUT: selectors.EVENT_WRITE,
-    pycurl.POLL_INOUT: selectors.EVENT_READ | selectors.EVENT_WRITE,
+    pycurl.POLL_IN: select.EPOLLIN,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
 KEPT_CONNECTIONS = 1024
 
@@ -55,14 +54,15 @@ class Timer:
 
 
 class _Multi:
-    """One libcurl multi handle and its cache of connections, watched by the engine's selector.
+    """One libcurl multi handle and its cache of connections, whose sockets the engine's loop watches.
 
     There is one for each HTTP version asked for: libcurl would take a kept HTTP/1.1 connection for a request
     that asks for HTTP/2.
     """
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector = selector
+    def __init__(self, poll: select.epoll, watched: dict[int, _Multi]) -> None:
+        self._poll = poll
+        self._watched = watched
         self.deadline: float | None = None
         self.handle = pycurl.CurlMulti()
         self.handle.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -71,22 +71,23 @@ class _Multi:
         self.handle.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
 
     def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
-        watched = fd in self._selector.get_map()
         if what == pycurl.POLL_REMOVE:
-            if watched:
-                self._selector.unregister(fd)
-        elif watched:
-            self._selector.modify(fd, _EVENTS[what], self)
+            if self._watched.pop(fd, None) is not None:
+                self._poll.unregister(fd)
+        elif fd in self._watched:
+            self._poll.modify(fd, _EVENTS[what])
         elif what in _EVENTS:
-            self._selector.register(fd, _EVENTS[what], self)
+            self._poll.register(fd, _EVENTS[what])
+            self._watched[fd] = self
 
     def _set_deadline(self, timeout_ms: int) -> None:
         self.deadline = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
 
     def act(self, fd: int, events: int) -> None:
         """Lets libcurl work on a socket that is ready."""
-        mask = pycurl.CSELECT_IN if events & selectors.EVENT_READ else 0
-        mask |= pycurl.CSELECT_OUT if events & selectors.EVENT_WRITE else 0
+        # What went wrong (EPOLLERR, EPOLLHUP) is found out by reading or writing.
+        mask = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
+        mask |= pycurl.CSELECT_OUT if events & ~select.EPOLLIN else 0
         self.handle.socket_action(fd, mask)
 
     def act_if_due(self) -> None:
@@ -112,11 +113,12 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
+        self._watched: dict[int, _Multi] = {}  # by descriptor
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._poll.register(self._wake_read, select.EPOLLIN)
         self._calls: deque[Call] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -172,7 +174,7 @@ class Engine:
     def _multi_of(self, exchange: Exchange) -> _Multi:
         multi = self._multis.get(exchange.pool)
         if multi is None:
-            multi = self._multis[exchange.pool] = _Multi(self._selector)
+            multi = self._multis[exchange.pool] = _Multi(self._poll, self._watched)
         return multi
 
     def let_go(self, exchange: Exchange, *, soon: bool = False) -> None:
@@ -220,11 +222,12 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping:
-            for key, events in self._selector.select(self._timeout()):
-                if key.data is None:
+            for fd, events in self._poll.poll(self._timeout()):
+                multi = self._watched.get(fd)
+                if multi is not None:
+                    multi.act(fd, events)
+                elif fd == self._wake_read:
                     self._drain()
-                else:
-                    key.data.act(key.fd, events)
             for multi in list(self._multis.values()):
                 multi.act_if_due()
                 for easy, failed in multi.finished():

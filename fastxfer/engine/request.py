@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pycurl
 
+from fastxfer._native.answer import HeadLines, has_bytes, kept_connection
 from fastxfer._native.writer import Writer
 from fastxfer.engine.ahead import Ahead
 from fastxfer.errors import BadResponseError, FastxferError
@@ -148,9 +147,12 @@ class Exchange:
         self._public_only = False
         self._options = options
         self._shows_cert = True
-        self._fields: list[tuple[str, str]] = []
-        self._status = 0
-        self._version = ""
+        self._lines = HeadLines(self._head, self._too_many_lines, MAX_HEADER_FIELDS + 1)
+        self._sent: Request | None = None
+        """What the handle is set up for; None: for nothing yet."""
+        self._afresh = False
+        self._forsaken = False
+        self._opens_itself = False
         self.pool = options.http_version or "1.1"
         """Which of the engine's pools of connections it uses."""
         self.easy = pycurl.Curl()
@@ -163,7 +165,7 @@ class Exchange:
         easy.setopt(pycurl.FOLLOWLOCATION, 0)
         easy.setopt(pycurl.BUFFERSIZE, RECEIVE_BUFFER)
         easy.setopt(pycurl.WRITEFUNCTION, self.writer, use_memoryview=True)
-        easy.setopt(pycurl.HEADERFUNCTION, self._header)
+        easy.setopt(pycurl.HEADERFUNCTION, self._lines)
         easy.setopt(SUPPRESS_CONNECT_HEADERS, 1)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
         easy.setopt(pycurl.HTTP_VERSION, _VERSIONS[options.http_version])
@@ -200,6 +202,7 @@ class Exchange:
             self._shows_cert = request.client_cert
             easy.reset()
             self._configure()
+            self._sent = None
         self.listener = listener
         self.head = None
         self.refused = None
@@ -207,28 +210,37 @@ class Exchange:
         self._taken = None
         self._opened.clear()
         self.tls = request.url.startswith("https:")
-        self._fields = []
-        self._status = 0
+        self._lines.open()
         self._public_only = request.public_only
-        if request.public_only or self.made_ahead:
-            easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
-        else:
-            easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
-        easy.setopt(pycurl.FORBID_REUSE, 0)
-        easy.setopt(pycurl.FRESH_CONNECT, int(afresh or request.once))
-        easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
+        before, self._sent = self._sent, request
+        opens = request.public_only or bool(self.made_ahead)
+        if before is None or self._opens_itself != opens:
+            self._opens_itself = opens
+            if opens:
+                easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
+            else:
+                easy.unsetopt(pycurl.OPENSOCKETFUNCTION)
+        afresh = afresh or request.once
+        if before is None or self._forsaken or self._afresh != afresh:
+            self._forsaken, self._afresh = False, afresh
+            easy.setopt(pycurl.FORBID_REUSE, 0)
+            easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
+        if before is None or before.as_is != request.as_is:
+            easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
         easy.setopt(pycurl.URL, request.url)
-        self._set_method(request)
-        # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section 5.5),
-        # user and password UTF-8 (RFC 7617 section 2.1).
-        own = () if request.body is None else ("Expect:",)
-        easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in (*request.headers, *own)])
-        if request.credentials is not None:
-            easy.setopt(pycurl.USERNAME, request.credentials[0].encode())
-            easy.setopt(pycurl.PASSWORD, request.credentials[1].encode())
-        else:
-            easy.unsetopt(pycurl.USERNAME)
-            easy.unsetopt(pycurl.PASSWORD)
+        if before is None or _sends(before) or _sends(request):
+            self._set_method(request)
+        if before is None or _fields(before) != _fields(request):
+            # As bytes: pycurl takes only ASCII as text. Fields are Latin-1 on the wire (RFC 9110 section
+            # 5.5), user and password UTF-8 (RFC 7617 section 2.1).
+            easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in _fields(request)])
+        if before is None or before.credentials != request.credentials:
+            if request.credentials is not None:
+                easy.setopt(pycurl.USERNAME, request.credentials[0].encode())
+                easy.setopt(pycurl.PASSWORD, request.credentials[1].encode())
+            else:
+                easy.unsetopt(pycurl.USERNAME)
+                easy.unsetopt(pycurl.PASSWORD)
 
     def _set_method(self, request: Request) -> None:
         """Sets the method, and the body if there is one; what an earlier request has set is undone."""
@@ -250,6 +262,7 @@ class Exchange:
     def forsake_connection(self) -> None:
         """Has libcurl close the connection when its last stream is aborted, which it would keep."""
         self.easy.setopt(pycurl.FORBID_REUSE, 1)
+        self._forsaken = True
 
     def _open(self, _purpose: int, address: Any) -> Any:
         """Opens the socket to an address, or takes one that was connected ahead."""
@@ -283,13 +296,14 @@ class Exchange:
         connection = (local_address, local_port)
         if self._opened:
             for fd in self._opened:
-                if _name_of(fd) == connection:
+                if kept_connection(fd, local_address, local_port):
                     self.sockets[connection] = fd
                     self._go_ahead(fd)
             self._opened.clear()
         elif not self.tls:  # with TLS what waits may be a ticket, and nobody else's answer
             fd = self.sockets.get(connection, -1)
-            self.unclean = _name_of(fd) == connection and _has_bytes(fd)
+            # libcurl would take what waits there for the answer to what has not been asked yet.
+            self.unclean = kept_connection(fd, local_address, local_port) and has_bytes(fd)
         go_on: int = pycurl.PREREQFUNC_OK
         stop: int = pycurl.PREREQFUNC_ABORT
         return stop if self.refused or self.unclean else go_on
@@ -299,33 +313,24 @@ class Exchange:
         if self.ahead and self.made_ahead is not None and not self.multiplexed:
             self.made_ahead.make(fd, self.ahead, self)
 
-    def _header(self, line: bytes) -> int | None:
-        # Called a line at a time: status line, fields, an empty line; again for each 1xx; and for trailers
-        # after the body.
-        if self.head is not None:
-            return None
-        text = line.decode("latin-1").rstrip("\r\n")
-        if text.startswith("HTTP/") and not self._status:
-            version, _, rest = text.partition(" ")
-            code = rest[:3]
-            self._status = int(code) if code.isascii() and code.isdigit() else 0
-            self._version = version[5:]
-            return None
-        if text:
-            name, _, value = text.partition(":")
-            self._fields.append((name, value))
-            if len(self._fields) <= MAX_HEADER_FIELDS:
-                return None
-            self.refused = BadResponseError(f"the answer has more than {MAX_HEADER_FIELDS} header fields")
-            return 0
-        fields, self._fields = self._fields, []
-        if self._status < 200:
-            self._status = 0
-            return None
-        self.head = Head(self._status, self._version, Headers(fields), self._address)
+    def _head(self, lines: list[bytes]) -> None:
+        """Takes a whole head: of a 1xx, or of the answer."""
+        texts = [line.decode("latin-1").rstrip("\r\n") for line in lines]
+        status, version = 0, ""
+        if texts and texts[0].startswith("HTTP/"):
+            first, _, rest = texts.pop(0).partition(" ")
+            status = int(rest[:3]) if rest[:3].isascii() and rest[:3].isdigit() else 0
+            version = first[5:]
+        if status < 200:
+            return
+        self._lines.close()
+        fields = Headers([text.partition(":")[::2] for text in texts])
+        self.head = Head(status, version, fields, self._address)
         if self.listener is not None:
             self.listener.head(self, self.head)
-        return None
+
+    def _too_many_lines(self) -> None:
+        self.refused = BadResponseError(f"the answer has more than {MAX_HEADER_FIELDS} header fields")
 
     def close(self) -> None:
         """Gives the handle and its sink back; the connection stays with the engine, for others."""
@@ -338,39 +343,17 @@ class Exchange:
         return _VERSION_NAMES.get(self.easy.getinfo(pycurl.INFO_HTTP_VERSION), "")
 
 
+def _sends(request: Request) -> bool:
+    """Returns whether it is more than a plain GET."""
+    return request.method != "GET" or request.body is not None
+
+
+def _fields(request: Request) -> tuple[str, ...]:
+    return request.headers if request.body is None else (*request.headers, "Expect:")
+
+
 def _private(address: str) -> BadResponseError:
     return BadResponseError(
         f"the server redirects from the public internet to {address}, which is not followed; "
         "where that is meant use allow_private_redirects=True (--allow-private-redirects)"
     )
-
-
-@contextlib.contextmanager
-def _borrowed(fd: int) -> Iterator[socket.socket]:
-    looking = socket.socket(fileno=fd)
-    try:
-        yield looking
-    finally:
-        looking.detach()
-
-
-def _name_of(fd: int) -> Connection | None:
-    """Returns our end of a connection, or None when the descriptor is no connected socket any more."""
-    try:
-        with _borrowed(fd) as looking:
-            name: Connection = looking.getsockname()[:2]
-            return name
-    except (OSError, ValueError):
-        return None
-
-
-def _has_bytes(fd: int) -> bool:
-    """Returns whether bytes wait on a kept connection: no answer to what has not been asked yet.
-
-    libcurl would take them for the answer.
-    """
-    try:
-        with _borrowed(fd) as looking:
-            return bool(looking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return False

@@ -199,8 +199,13 @@ class Governor:
         """Returns how many requests a transfer may have out now, if it wants as many as it ever may; `hoped`:
         or will, unless other processes leave less than they are asked for.
         """
+        guest = self._guests[who]
+        if len(self._guests) == 1:  # asked before each request, and most often so
+            self._grow(now)
+            free = 0 if self.held(now) else self.most(hoped=hoped) - guest.out
+            return guest.out + max(0, min(free, max(guest.wants, guest.connections) - guest.out))
         wants = {each: guest.wants for each, guest in self._guests.items()}
-        wants[who] = max(wants[who], self._guests[who].connections)
+        wants[who] = max(wants[who], guest.connections)
         return self._dealt(wants, now, hoped=hoped)[who]
 
     def _dealt(self, wants: dict[Hashable, int], now: float, *, hoped: bool = False) -> dict[Hashable, int]:
@@ -210,6 +215,9 @@ class Governor:
         hungry = [who for who, room in rooms.items() if wants[who] > room]
         if sum(wants[who] - rooms[who] for who in hungry) <= free:
             return {who: max(room, wants[who]) for who, room in rooms.items()}
+        if len(hungry) == 1:
+            rooms[hungry[0]] += max(0, free)
+            return rooms
         while free > 0 and hungry:
             who = min(hungry, key=lambda each: (rooms[each], self._guests[each].turn))
             rooms[who] += 1

@@ -64,13 +64,18 @@ class Headers:
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {}
         for name, value in fields:
-            self._fields.setdefault(name.lower(), []).append(value.strip(" \t"))
+            key = name.lower()
+            if key in found:
+                found[key].append(value.strip(" \t"))
+            else:
+                found[key] = [value.strip(" \t")]
+        self._fields = found
 
     def all(self, name: str) -> list[str]:
         """Returns every value of a field, in order."""
-        return self._fields.get(name, [])
+        return self._fields.get(name) or []
 
     def starting(self, prefix: str) -> list[tuple[str, str]]:
         """Returns what stands after a prefix in the names of fields, with their first values."""
@@ -79,7 +84,7 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """Returns the field's value, the first one when it was sent more than once, or None."""
-        values = self.all(name)
+        values = self._fields.get(name)
         return values[0] if values else None
 
 

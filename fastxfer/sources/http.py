@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from fastxfer._version import __version__
@@ -18,6 +19,10 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z._~%-]+")
 # Python's parser passes over what stands between a bracket and a port, and over brackets around a name.
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[^\[\]]*)?\]|[^\[\]:]*)(:[0-9]*)?")
+# What every part of this module would leave as it is: no user info, nothing to encode, a host in lower case.
+_PLAIN = re.compile(
+    r"(https?)://([a-z0-9][a-z0-9.-]*)(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}))?/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*"
+)
 _CONTROL_ONLY = re.compile(r"[\x00-\x1f\x7f]")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _SECRET_HEADERS = (
@@ -33,8 +38,12 @@ _HARMLESS_HEADERS = ("user-agent", "accept", "accept-language")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+@lru_cache(maxsize=2048)
 def origin(url: str) -> tuple[str, str, int]:
     """Returns the origin of a URL: scheme, host and port (RFC 6454 section 4)."""
+    plain = _PLAIN.fullmatch(url)
+    if plain is not None:
+        return plain[1], plain[2], int(plain[3] or _DEFAULT_PORTS[plain[1]])
     parts = urlsplit(url)
     port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme, 0)
     return parts.scheme, (parts.hostname or "").lower(), port
@@ -81,6 +90,8 @@ class HttpSource:
         """Returns the source for a URL as a caller wrote it. Raises OptionError when it cannot be one."""
         if not isinstance(url, str):
             raise OptionError("the URL must be a string")
+        if _PLAIN.fullmatch(url):
+            return cls(url, origin(url), options, options.auth, options.headers)
         if _CONTROL.search(url.strip()):
             raise OptionError("the URL has a space or a control character in it: percent-encode it")
         try:
@@ -165,15 +176,10 @@ class HttpSource:
         """Returns the request's header lines for a half-open range, or for the whole object when `span` is
         None.
         """
-        lines = [f"User-Agent: fastxfer/{__version__}", "Accept: */*", "Accept-Encoding: identity"]
-        if span is not None:
-            lines.append(f"Range: {format_range(*span)}")
-            if if_range is not None:
-                lines.append(f"If-Range: {if_range}")
-        own = {name.lower() for name, _ in self.headers}
-        lines = [line for line in lines if line.partition(":")[0].lower() not in own]
-        # An empty value needs libcurl's own form, "Name;", or the field is taken out.
-        return (*lines, *(f"{name}: {value}" if value else f"{name};" for name, value in self.headers))
+        if span is None:
+            return _whole_lines(self.headers)
+        told = f"Range: {format_range(*span)}"
+        return _lines(self.headers, told, *([f"If-Range: {if_range}"] if if_range is not None else []))
 
     def redirected(self, location: str, address: str = "") -> HttpSource:
         """Returns the source that a Location field leads to, sent by the server at the IP address `address`.
@@ -215,6 +221,19 @@ class HttpSource:
         secret = (*_SECRET_HEADERS, *self.options.secret_headers)
         kept = tuple(h for h in self.headers if not h[0].lower().startswith(secret))
         return replace(moved, home=to, credentials=None, headers=kept, client_cert=False)
+
+
+@lru_cache(maxsize=64)
+def _whole_lines(headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    return _lines(headers)
+
+
+def _lines(headers: tuple[tuple[str, str], ...], *more: str) -> tuple[str, ...]:
+    lines = [f"User-Agent: fastxfer/{__version__}", "Accept: */*", "Accept-Encoding: identity", *more]
+    own = {name.lower() for name, _ in headers}
+    lines = [line for line in lines if line.partition(":")[0].lower() not in own]
+    # An empty value needs libcurl's own form, "Name;", or the field is taken out.
+    return (*lines, *(f"{name}: {value}" if value else f"{name};" for name, value in headers))
 
 
 def _ascii_host(host: str) -> str:

@@ -137,11 +137,13 @@ KNOWN = (
 def head_of(data: bytes) -> Head | None:
     """Returns the head that the engine makes of these lines, or None when they hold none that it takes."""
     exchange = Exchange(TransferOptions())
+    exchange._lines.open()
+    lines = data.splitlines(keepends=True) if b"\r" not in data else data.split(b"\r\n")
     try:
-        for line in data.splitlines(keepends=True) if b"\r" not in data else data.split(b"\r\n"):
-            if exchange._header(line) is not None:
+        for number, line in enumerate(lines):
+            if exchange._lines(line) is not None:
+                assert number >= MAX_HEADER_FIELDS
                 break
-            assert len(exchange._fields) <= MAX_HEADER_FIELDS
         if exchange.refused is not None:
             is_presentable(exchange.refused)
         return exchange.head

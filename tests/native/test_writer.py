@@ -598,3 +598,12 @@ def test_a_rate_limit_holds_for_what_is_kept_aside_too() -> None:
     assert writer(memoryview(DATA[:100])) is None
     assert writer(memoryview(DATA[100:200])) == PAUSE
     assert writer.waiting and throttle.tokens == -90 and writer.stashed == 100
+
+
+def test_what_was_kept_aside_is_taken_once() -> None:
+    writer = Writer()
+    writer.stash(10)
+    assert (writer(b"01234"), writer(b"56789x")) == (None, 5)
+    assert writer.overrun and writer.take() == bytearray(b"0123456789")
+    assert writer.take() == bytearray()
+    assert writer(b"more") == 0

@@ -1,0 +1,337 @@
+"""The network's side: bodies of small objects into memory, one plain GET each, over kept connections.
+
+Of the engine's thread but for what is marked. It asks for room as each transfer does (governing.py), and its
+lanes are watched for stalls as a download's are (lanes.py); what an answer means `plan.response.judge` says.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from fastxfer.engine.loop import Timer, shared_engine
+from fastxfer.engine.request import Exchange, Head
+from fastxfer.errors import (
+    AuthError,
+    BadResponseError,
+    FastxferError,
+    OverloadedError,
+    RemoteChangedError,
+    Retry,
+    ServerError,
+)
+from fastxfer.governing import Tenancy
+from fastxfer.lanes import Lane, Lanes, drain, request_for
+from fastxfer.options import TransferOptions
+from fastxfer.plan.response import Changed, Moved, Whole, judge
+from fastxfer.plan.retry import backoff_s
+from fastxfer.small.items import Item, internal_error
+from fastxfer.subject import Mirror
+
+LOOK_S = 0.25
+HELD_BYTES = 32 << 20
+"""Bodies that wait for the disk: with more of them nothing new is asked for."""
+
+Origin = tuple[str, str, int]
+
+
+class Large(Exception):
+    """An answer tells of an object that is not small."""
+
+
+class Fetching:
+    """Calls `came(item, body)` for a whole object and `failed(item, error)`; `large(item)` for one with more
+    than `limit` bytes. All three on the engine's thread; they hand on.
+    """
+
+    def __init__(
+        self,
+        options: TransferOptions,
+        limit: int,
+        *,
+        came: Callable[[Item, bytearray], object],
+        failed: Callable[[Item, FastxferError], object],
+        large: Callable[[Item], object],
+    ) -> None:
+        self.held_bytes = 0
+        """Bytes that came and are not on the disk yet; `stored` takes them off."""
+        self.requests = 0
+        self._options = options
+        self._limit = limit
+        self._came, self._failed, self._large = came, failed, large
+        self._engine = shared_engine()
+        self._lanes = Lanes(options)
+        self._tenancy = Tenancy(options, self._lanes.throttle, self._pump, self._push)
+        self._waiting: dict[Origin, deque[Item]] = {}
+        self._origins: set[Origin] = set()
+        self._asked = ""  # a URL of one of them
+        self._queued = 0
+        self._items: dict[int, Item] = {}  # what is out, by slots
+        self._lane: dict[int, Lane] = {}
+        self._free = list(range(options.connections - 1, -1, -1))
+        self._wish = -1
+        self._moved_at = time.monotonic()
+        self._tick: Timer | None = None
+        self._ended: Callable[[], object] | None = None
+
+    # ---- any thread ----
+
+    def add(self, items: list[Item]) -> None:
+        """Has objects fetched."""
+        self._engine.call_soon(lambda: self._add(items))
+
+    def stored(self, count: int) -> None:
+        """Says that so many bytes of bodies need no memory any more."""
+        self._engine.call_soon(lambda: self._stored(count))
+
+    def stop(self, then: Callable[[], object]) -> None:
+        """Ends all requests, then calls."""
+        self._engine.call_soon(lambda: self._stop(then))
+
+    def later(self, delay_s: float, call: Callable[[], object]) -> None:
+        """Engine's thread. Has it called in `delay_s` seconds."""
+        self._engine.call_later(delay_s, call)
+
+    # ---- what is asked for next ----
+
+    def _add(self, items: list[Item]) -> None:
+        if self._tick is None:
+            self._tick = self._engine.call_later(LOOK_S, self._look)
+        self._asked = items[0].source.url
+        self._tenancy.begin(self._engine, self._asked)
+        for item in items:
+            self._line_up(item)
+        self._pump()
+
+    def _line_up(self, item: Item, *, first: bool = False) -> None:
+        self._origins.add(item.source.home)
+        line = self._waiting.setdefault(item.source.home, deque())
+        (line.appendleft if first else line.append)(item)
+        self._queued += 1
+
+    def _stored(self, count: int) -> None:
+        full = self.held_bytes > HELD_BYTES
+        self.held_bytes -= count
+        if full:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Sends what there is room for, host by host."""
+        if self._ended is not None:
+            return
+        if len(self._origins) > 1:
+            self._tenancy.wants(len(self._items), self._asked)  # who finds no room asks for it anew
+        if self._queued:
+            self._send_queued()
+        if len(self._origins) == 1:
+            self._tell_wish()
+
+    def _send_queued(self) -> None:
+        for home in list(self._waiting):
+            line = self._waiting[home]
+            while line and self._free and self.held_bytes <= HELD_BYTES:
+                if not self._tenancy.may_send(line[0].source.url, len(line)):
+                    break
+                self._queued -= 1
+                self._try_to_send(self._free.pop(), line.popleft())
+            if not line:
+                del self._waiting[home]
+            elif not self._free:
+                self._waiting[home] = self._waiting.pop(home)  # the others come first next time
+                break
+
+    def _tell_wish(self) -> None:
+        """Says how many requests the one host would be asked, if that changed."""
+        wish = min(self._options.connections, len(self._items) + self._queued)
+        if wish != self._wish:
+            self._wish = wish
+            self._tenancy.wants(wish, self._asked)
+
+    def _try_to_send(self, slot: int, item: Item) -> None:
+        try:
+            self._send(slot, item)
+        except Exception as error:  # noqa: BLE001 - it ends this object, not the engine of all
+            self._items.pop(slot, None)
+            self._free.append(slot)
+            self._tenancy.ended(slot, False, None)
+            self._failed(item, error if isinstance(error, FastxferError) else internal_error(error))
+
+    def _send(self, slot: int, item: Item) -> None:
+        source = item.source
+        lane = self._lane.get(slot)
+        if lane is None:
+            lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, source, source))[0]
+        lane.source, lane.writing, lane.verdict, lane.failure = source, False, None, None
+        lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
+        lane.exchange.writer.refuse()
+        self._items[slot] = item
+        item.tries += 1
+        self.requests += 1
+        self._tenancy.sent(slot, source.url)
+        self._engine.submit(lane.exchange, request_for(source, None), self)
+        lane.out = True
+
+    # ---- answers ----
+
+    def head(self, exchange: Exchange, head: Head) -> None:
+        """See `Listener.head`: inside libcurl."""
+        lane, item = self._lane[exchange.slot], self._items[exchange.slot]
+        try:
+            lane.verdict = judge(None, item.known, head.status, head.headers, now_epoch_s=time.time())
+            if isinstance(lane.verdict, Whole):
+                self._take(lane, item, lane.verdict)
+            else:
+                drain(exchange, head)
+        except FastxferError as error:
+            lane.failure = error
+            drain(exchange, head)
+        except Exception as error:  # noqa: BLE001 - an exception must not travel through libcurl
+            lane.failure = internal_error(error)
+
+    def _take(self, lane: Lane, item: Item, verdict: Whole) -> None:
+        item.identity = verdict.identity
+        size = verdict.identity.size
+        if size is not None and size > self._limit:
+            return  # its body is refused
+        self._tenancy.serves(lane.exchange.slot)
+        lane.exchange.writer.stash(self._limit if size is None else size)
+        lane.writing = True
+        lane.answered(lane.seen_at)
+
+    # ---- ends ----
+
+    def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
+        """See `Listener.ended`."""
+        item = self._items.get(exchange.slot)
+        if item is None:
+            return
+        try:
+            self._end(exchange, item, error)
+        except Exception as failure:  # noqa: BLE001 - it ends this object, not the engine of all
+            self._items.pop(exchange.slot, None)
+            self._failed(item, internal_error(failure))
+        self._pump()
+
+    def _end(self, exchange: Exchange, item: Item, error: FastxferError | None) -> None:
+        slot = exchange.slot
+        lane = self._lane[slot]
+        del self._items[slot]
+        body = exchange.writer.take() if lane.writing else bytearray()
+        lane.out = lane.writing = False
+        self._free.append(slot)
+        failure: FastxferError | Large | None
+        try:
+            failure = self._judged(lane, item, body, error)
+        except FastxferError as refused:
+            failure = refused
+        told = failure if isinstance(failure, FastxferError) else None
+        self._tenancy.ended(slot, bool(body), told)
+        if self._ended is not None:
+            self._maybe_over()
+            return
+        if isinstance(lane.verdict, Moved) and failure is None:
+            self._line_up(item, first=True)
+        elif isinstance(failure, Large):
+            self._large(item)
+        elif failure is not None:
+            self._again(lane, item, failure)
+        else:
+            self._moved_at = time.monotonic()
+            self.held_bytes += len(body)
+            self._came(item, body)
+
+    def _judged(
+        self, lane: Lane, item: Item, body: bytearray, error: FastxferError | None
+    ) -> FastxferError | Large | None:
+        """Returns why the body is not the object, None if it is or the object moved."""
+        if lane.failure is not None:
+            return lane.failure
+        match lane.verdict:
+            case None:
+                return error or BadResponseError("the server ended the connection without an answer")
+            case Moved(location):
+                answered = lane.exchange.head
+                item.source = item.source.redirected(location, answered.address if answered else "")
+                return None
+            case Changed(reason, _):
+                return RemoteChangedError(f"it has another object than was listed: {reason}")
+            case Whole(identity):
+                size = identity.size
+            case _:
+                return BadResponseError("the answer is not the object")
+        if (size or 0) > self._limit or (size is None and lane.exchange.writer.overrun):
+            return Large()
+        if error is not None:
+            return error
+        if size is not None and len(body) != size:
+            return BadResponseError(f"the answer brought {len(body)} bytes, not {size}")
+        listed = item.wanted.size
+        if listed is not None and len(body) != listed:
+            return RemoteChangedError(f"it has another object than was listed: {len(body)} bytes")
+        item.identity = replace(identity, size=len(body)) if size is None else identity
+        return None
+
+    def _again(self, lane: Lane, item: Item, failure: FastxferError) -> None:
+        """Tries an object again, later or elsewhere, or gives it up."""
+        if isinstance(failure, AuthError) and lane.source.redirects:
+            # The address that a redirect led to may have expired: ask the first one again.
+            item.ask_at_first(self._options)
+            failure = ServerError(failure.message, status=failure.status)
+        item.failures += 1
+        if failure.retry is Retry.SAME_SOURCE:
+            waited = time.monotonic() - self._moved_at >= self._options.wait_for_network
+            if item.failures <= self._options.retries or not waited:
+                wait_s = backoff_s(item.failures, random.random())
+                if isinstance(failure, OverloadedError):
+                    wait_s = max(wait_s, failure.retry_after_s or 0.0)
+                self._engine.call_later(wait_s, lambda: self._add([item]))
+                return
+        if item.ask_next(self._options):
+            self._line_up(item)
+            return
+        self._failed(item, failure)
+
+    def refused(self, item: Item, error: FastxferError) -> None:
+        """Any thread. What came of an object is not it (its checksum is another): a mirror may have it."""
+
+        def elsewhere() -> None:
+            if self._ended is None and item.ask_next(self._options):
+                self._add([item])
+            else:
+                self._failed(item, error)
+
+        self._engine.call_soon(elsewhere)
+
+    # ---- clocks ----
+
+    def _look(self) -> None:
+        for lane, error in self._lanes.late(time.monotonic()):
+            self._engine.abort(lane.exchange, error)
+        self._tick = self._engine.call_later(LOOK_S, self._look)
+
+    def _push(self) -> None:
+        """Has the lanes go on that wait for what the rates allow."""
+        for lane in self._lanes:
+            if lane.exchange.writer.waiting:
+                self._engine.unpause(lane.exchange)
+
+    def _stop(self, then: Callable[[], object]) -> None:
+        self._ended = then
+        self._waiting.clear()
+        self._queued = 0
+        for slot in list(self._items):
+            self._engine.abort(self._lane[slot].exchange)
+        self._maybe_over()
+
+    def _maybe_over(self) -> None:
+        if self._items or self._ended is None:
+            return
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tenancy.end()
+        self._lanes.retire()
+        self._lane.clear()
+        self._ended()

@@ -1,0 +1,111 @@
+"""What is asked for and what comes of it, as light as a million of them need, and one on its way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastxfer.errors import FastxferError, OptionError
+from fastxfer.names import safe_path
+from fastxfer.options import TransferOptions, parse_checksum
+from fastxfer.plan.ranges import Span
+from fastxfer.plan.response import Identity
+from fastxfer.sources.http import HttpSource
+
+Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
+
+
+class Wanted(NamedTuple):
+    """One object: `name` is an outside name, with folders, of the file below the root. `size` and `checksum`
+    are what it must have, where they are known; `mirrors` are other URLs of it.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    checksum: Checksum = None
+    mirrors: tuple[str, ...] = ()
+
+
+class Fetched(NamedTuple):
+    """An object that is there. `crc64` is the CRC-64/NVME of its bytes, None where they were not read;
+    `verified` is "checksum" where it was held against one; `skipped`: the file was there already.
+    """
+
+    wanted: Wanted
+    size: int
+    etag: str | None = None
+    last_modified: str | None = None
+    crc64: int | None = None
+    verified: str = "none"
+    skipped: bool = False
+
+
+class Missed(NamedTuple):
+    """An object that is not there, and why."""
+
+    wanted: Wanted
+    error: FastxferError
+
+
+Outcome = Fetched | Missed
+
+
+class Item:
+    """An object on its way. Raises OptionError for what cannot be asked for, or not be written."""
+
+    __slots__ = ("checksum", "failures", "folders", "identity", "name", "source", "tries", "turn", "wanted")
+
+    def __init__(self, wanted: Wanted, options: TransferOptions) -> None:
+        self.wanted = wanted
+        *folders, self.name = safe_path(wanted.name)
+        self.folders = tuple(folders)
+        self.checksum = _checksum(wanted.checksum)
+        self.source = HttpSource.of(wanted.url, options)
+        self.identity = Identity(wanted.size)
+        self.turn = 0
+        self.failures = 0
+        self.tries = 0
+
+    @property
+    def known(self) -> Identity | None:
+        """What its answer must be."""
+        return None if self.wanted.size is None else Identity(self.wanted.size)
+
+    @property
+    def asked(self) -> Span | None:
+        """Its range: none, it is asked for as a whole."""
+        return None
+
+    def ask_next(self, options: TransferOptions) -> bool:
+        """Turns to the next mirror; False when there is none."""
+        mirrors = self.wanted.mirrors
+        while self.turn < len(mirrors):
+            self.turn += 1
+            try:
+                self.source = HttpSource.of(self.wanted.url, options).mirror(mirrors[self.turn - 1])
+            except OptionError:
+                continue
+            self.failures = 0
+            return True
+        return False
+
+    def ask_at_first(self, options: TransferOptions) -> None:
+        """Forgets where redirects led."""
+        source = HttpSource.of(self.wanted.url, options)
+        self.source = source if not self.turn else source.mirror(self.wanted.mirrors[self.turn - 1])
+
+
+def _checksum(given: Checksum) -> tuple[tuple[str, str], ...]:
+    if given is None or given == ():
+        return ()
+    try:
+        return parse_checksum(dict(given) if isinstance(given, tuple) else given)
+    except ValueError as error:
+        raise OptionError(f"checksum: {error}") from error
+
+
+def internal_error(error: Exception) -> FastxferError:
+    """Returns the error that stands for one that nobody expected."""
+    wrapped = FastxferError(f"internal error: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

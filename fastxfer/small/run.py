@@ -1,0 +1,429 @@
+"""Many small objects, from their URLs to their files.
+
+Three threads share the work. The caller's pulls what is wanted, checks it, and gets the outcomes; the
+engine's fetches bodies into memory (small/fetching.py); a disk thread holds them against their checksums and
+writes them (storage/whole_files.py), a batch in one call. No more than AHEAD objects are on their way, so
+that a million of them need the memory of a thousand.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+
+from fastxfer.description import Description
+from fastxfer.download import Download
+from fastxfer.engine.loop import before_exit
+from fastxfer.errors import (
+    ChecksumError,
+    DiskFullError,
+    FastxferError,
+    InterruptedTransferError,
+    PausedError,
+    StorageError,
+    storage_error,
+)
+from fastxfer.options import TransferOptions
+from fastxfer.small.fetching import Fetching
+from fastxfer.small.items import Fetched, Item, Missed, Outcome, Wanted, internal_error
+from fastxfer.storage.digest import make_hasher
+from fastxfer.storage.directory import Directory
+from fastxfer.storage.disk import DiskThread
+from fastxfer.storage.paths import Below
+from fastxfer.storage.whole_files import WholeFile, WholeFiles
+
+SMALL_BYTES = 1 << 20
+"""What is larger goes the way of an ordinary download: by ranges, resumable."""
+AHEAD = 1024
+BATCH = 64
+HAND_OVER = 16
+LINGER_S = 0.005
+PULL = 64
+SYNC_S = 5.0
+SYNC_OBJECTS = 10_000
+LARGE_AT_ONCE = 2
+
+_FATAL = {errno.EIO, errno.EROFS}
+_Told = tuple[int, list[Outcome]]  # so many are not on their way any more; these may be told
+
+
+class SmallObjects:
+    """Fetches many objects below the directory `root`, which is there, each by one GET and one rename.
+
+    `fetch` gives what became of each, in the order in which it is known; what fails does not stop the others.
+    `options` are those of any transfer; `connections` of them are used at once. `refresh`, `chunk_size`,
+    `resume`, `keep_ledger` and `sink` say nothing of a small object, and `checksum` and `mirrors` come with
+    each.
+
+    An object that has or turns out to have more than `small_bytes` is fetched as `fastxfer.fetch` would.
+
+    `durability`: with "none" an object is told as soon as it is in place, which a kill does not take away.
+    With "periodic" it is told when a power cut does not either: every five seconds, or 10,000 objects, all of
+    a group are synced together; with "chunk" after each batch of up to 64. What is not told yet is fetched
+    again after a power cut, whatever stands there.
+
+    A full or failing disk ends it all: `fetch` then raises the error. Two names that are one on this file
+    system are for the caller to find (`names.check_collisions`).
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        options: TransferOptions | None = None,
+        *,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
+        self.options = options or TransferOptions()
+        self._root = Path(root)
+        self._small_bytes = small_bytes
+        self._told: SimpleQueue[_Told | FastxferError] = SimpleQueue()
+        self._fetching = Fetching(
+            self.options,
+            small_bytes,
+            came=self._came,
+            failed=self._failed,
+            large=self._divert,
+        )
+        self._disk: DiskThread | None = None
+        self._files: WholeFiles | None = None
+        self._bodies: deque[tuple[Item, bytearray]] = deque()
+        self._storing = False
+        self._lingers = False
+        self._lock = threading.Lock()
+        self._unsynced: list[tuple[Item, WholeFile]] = []
+        self._synced_at = 0.0
+        self._diverted: deque[Item] = deque()
+        self._large: set[Download] = set()
+        self._stopping = False
+        self._pid = os.getpid()
+
+    @property
+    def requests(self) -> int:
+        """How many requests were sent for small objects."""
+        return self._fetching.requests
+
+    # ---- the caller's thread ----
+
+    def fetch(self, wanted: Iterable[Wanted]) -> Generator[Outcome, None, None]:
+        """Gives the outcome of each object. Nothing more is fetched once the iterator is closed; objects that
+        were on their way are then there or not there.
+
+        Raises StorageError when the root cannot be used or the disk fails.
+        """
+        if self._disk is not None:
+            raise ValueError("a SmallObjects fetches once")
+        self._begin()
+        source, more, ahead = iter(wanted), True, 0
+        try:
+            while more or ahead:
+                if more and ahead <= AHEAD // 2:
+                    taken, more, outcomes = self._take(source, AHEAD - ahead)
+                    ahead += taken
+                    yield from outcomes
+                    continue
+                told = self._told.get()
+                if isinstance(told, FastxferError):
+                    raise told
+                ahead -= told[0]
+                yield from told[1]
+            yield from self._rest()
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        try:
+            root = Directory.open(self._root)
+        except OSError as error:
+            raise storage_error(f"open the directory {self._root}", error) from error
+        options = self.options
+        self._files = WholeFiles(
+            root,
+            exists=options.exists,
+            durable=options.durability != "none",
+            ignore_etag=options.ignore_etag,
+        )
+        _running.add(self)
+        self._pid = os.getpid()
+        self._disk = DiskThread("fastxfer-small-disk")
+        self._synced_at = time.monotonic()
+        if options.durability == "periodic":
+            self._disk.every(SYNC_S / 10, self._sync_if_due)
+
+    def _take(self, source: Iterator[Wanted], room: int) -> tuple[int, bool, list[Outcome]]:
+        """Pulls up to `room` objects; returns how many are on their way now, whether there may be more, and
+        the outcomes of those that need not be fetched or cannot be.
+        """
+        items: list[Item] = []
+        outcomes: list[Outcome] = []
+        large = 0
+        more = True
+        for _ in range(min(room, PULL)):
+            wanted = next(source, None)
+            if wanted is None:
+                more = False
+                break
+            try:
+                item = Item(wanted, self.options)
+                done = self._is_there(item)
+            except FastxferError as error:
+                outcomes.append(Missed(wanted, error))
+                continue
+            if done is not None:
+                outcomes.append(done)
+            elif wanted.size is not None and wanted.size > self._small_bytes:
+                large += 1
+                self._divert(item)
+            else:
+                items.append(item)
+        if items:
+            self._fetching.add(items)
+        return len(items) + large, more, outcomes
+
+    def _is_there(self, item: Item) -> Fetched | None:
+        """Returns the outcome where what is there is not to be touched."""
+        if self.options.exists != "skip":
+            return None
+        assert self._files is not None
+        size = self._files.size_of(item.folders, item.name)
+        return None if size is None else Fetched(item.wanted, size, skipped=True)
+
+    def _rest(self) -> list[Outcome]:
+        """Returns the outcomes of what waited for a sync, when nothing else is on its way."""
+        assert self._disk is not None
+        self._disk.submit(self._sync)
+        told: list[Outcome] = []
+        self._disk.submit(lambda: self._told.put((-1, [])))
+        while True:
+            each = self._told.get()
+            if isinstance(each, FastxferError):
+                raise each
+            told += each[1]
+            if each[0] < 0:
+                return told
+
+    def stop(self) -> None:
+        """Any thread. Ends it all, and returns when it is over; `fetch` then raises
+        InterruptedTransferError.
+        """
+        self._told.put(InterruptedTransferError("the transfer was stopped; run it again to go on"))
+        self._end()
+
+    def _end(self) -> None:
+        if os.getpid() != self._pid or self._disk is None:  # what was forked has none of the threads
+            return
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        over = threading.Event()
+        self._fetching.stop(over.set)
+        over.wait()
+        with self._lock:
+            large = list(self._large)
+        for download in large:
+            download.cancel()
+            download.over.wait()
+        assert self._files is not None
+        self._disk.submit(self._sync)
+        self._disk.submit(self._files.close)
+        self._disk.stop(join=True)
+        _running.discard(self)
+
+    # ---- the engine's thread ----
+
+    def _came(self, item: Item, body: bytearray) -> None:
+        self._bodies.append((item, body))
+        if len(self._bodies) >= HAND_OVER:
+            self._hand_over()
+        elif not self._lingers:
+            # Each hand-over wakes a thread, which costs as much as fetching an object does.
+            self._lingers = True
+            self._fetching.later(LINGER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._lingers = False
+        with self._lock:
+            if self._storing:
+                return
+            self._storing = True
+        assert self._disk is not None
+        self._disk.submit(self._store)
+
+    def _failed(self, item: Item, error: FastxferError) -> None:
+        self._told.put((1, [Missed(item.wanted, error)]))
+
+    # ---- the disk thread ----
+
+    def _store(self) -> None:
+        """Writes what has come, in batches, until there is no more."""
+        while True:
+            batch: list[tuple[Item, bytearray]] = []
+            while self._bodies and len(batch) < BATCH:
+                batch.append(self._bodies.popleft())
+            if not batch:
+                with self._lock:
+                    if self._bodies:
+                        continue
+                    self._storing = False
+                return
+            try:
+                self._store_batch(batch)
+            except Exception as error:  # noqa: BLE001 - told to who waits
+                self._told.put(internal_error(error))
+            self._fetching.stored(sum(len(body) for _, body in batch))
+            self._sync_if_due()
+
+    def _store_batch(self, batch: list[tuple[Item, bytearray]]) -> None:
+        assert self._files is not None
+        held = [(item, WholeFile(item.folders, item.name, body, item.identity)) for item, body in batch]
+        ready = [(item, file) for item, file in held if self._holds(item, file.body)]
+        self._files.store([file for _, file in ready])
+        self._unsynced += [(item, file) for item, file in ready if file.error is None]
+        failed: list[Outcome] = []
+        for item, file in ready:
+            file.body = bytearray()
+            if file.error is not None:
+                failed.append(self._missed(item, file.error))
+        if self.options.durability == "none":
+            outcomes, self._unsynced = [*failed, *map(_outcome_of, self._unsynced)], []
+            self._told.put((len(ready), outcomes))
+        else:
+            self._told.put((len(ready), failed))
+
+    def _holds(self, item: Item, body: bytearray) -> bool:
+        """Returns whether a body has its checksum; where not, it is asked for elsewhere."""
+        for algorithm, expected in item.checksum:
+            hasher = make_hasher(algorithm)
+            hasher.update(body)
+            actual = hasher.hexdigest()
+            if actual != expected:
+                error = ChecksumError(
+                    f"the {algorithm} of {item.source.display} is {actual}, not {expected}: "
+                    "the server has other bytes, or they were changed on the way",
+                    algorithm=algorithm,
+                    expected=expected,
+                    actual=actual,
+                )
+                self._fetching.refused(item, error)
+                return False
+        return True
+
+    def _missed(self, item: Item, error: FastxferError) -> Missed:
+        if isinstance(error, DiskFullError) or (isinstance(error, StorageError) and error.errno in _FATAL):
+            self._told.put(error)
+        return Missed(item.wanted, error)
+
+    def _sync_if_due(self) -> None:
+        if not self._unsynced:
+            self._synced_at = time.monotonic()
+            return
+        due = time.monotonic() - self._synced_at >= SYNC_S or len(self._unsynced) >= SYNC_OBJECTS
+        if due or self.options.durability == "chunk":
+            self._sync()
+
+    def _sync(self) -> None:
+        """Has all that is in place be durable, and tells it."""
+        if self._unsynced:
+            assert self._files is not None
+            group, self._unsynced = self._unsynced, []
+            self._files.sync([file for _, file in group])
+            self._told.put((0, [_outcome_of(each) for each in group]))
+            failure = next((file.error for _, file in group if file.error is not None), None)
+            if failure is not None:
+                self._told.put(failure)
+        self._synced_at = time.monotonic()
+
+    # ---- what is not small ----
+
+    def _divert(self, item: Item) -> None:
+        """Any thread. Has an ordinary download fetch an object, when there is room for one."""
+        with self._lock:
+            self._diverted.append(item)
+            if len(self._large) >= LARGE_AT_ONCE:
+                return
+        threading.Thread(target=self._fetch_diverted, name="fastxfer-large", daemon=True).start()
+
+    def _fetch_diverted(self) -> None:
+        """On a thread of its own."""
+        while True:
+            with self._lock:
+                if not self._diverted or len(self._large) >= LARGE_AT_ONCE or self._stopping:
+                    return
+                item = self._diverted.popleft()
+            try:
+                outcome = self._download(item)
+            except FastxferError as error:
+                outcome = Missed(item.wanted, error)
+            except Exception as error:  # noqa: BLE001 - told to who waits
+                outcome = Missed(item.wanted, internal_error(error))
+            self._told.put((1, [outcome]))
+
+    def _download(self, item: Item) -> Outcome:
+        wanted = item.wanted
+        options = replace(self.options, checksum=item.checksum, mirrors=wanted.mirrors)
+        download = Download(
+            wanted.url, Below(str(self._root), wanted.name), options, Description(wanted.size)
+        )
+        with self._lock:
+            if self._stopping:
+                raise InterruptedTransferError("the transfer was stopped; run it again to go on")
+            self._large.add(download)
+        try:
+            download.begin()
+            download.halted.wait()
+            if not download.over.is_set():
+                download.cancel()
+                download.over.wait()
+                raise PausedError(f"{download.target.part} was paused by its user")
+        finally:
+            with self._lock:
+                self._large.discard(download)
+        if download.error is not None:
+            return Missed(wanted, download.error)
+        result = download.result
+        assert result is not None
+        crc = result.checksums.get("crc64nvme")
+        return Fetched(
+            wanted,
+            result.size,
+            result.etag,
+            result.last_modified,
+            int(crc, 16) if crc is not None else None,
+            result.verified,
+            result.skipped,
+        )
+
+
+def _outcome_of(stored: tuple[Item, WholeFile]) -> Outcome:
+    item, file = stored
+    if file.error is not None:
+        return Missed(item.wanted, file.error)
+    identity = item.identity
+    return Fetched(
+        item.wanted,
+        identity.size or 0,
+        identity.etag,
+        identity.last_modified,
+        file.crc64,
+        "checksum" if item.checksum else "none",
+        file.skipped,
+    )
+
+
+_running: weakref.WeakSet[SmallObjects] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for small in list(_running):
+        small.stop()
+
+
+before_exit(_stop_all)

@@ -1,0 +1,104 @@
+"""Small files written whole: what is there afterwards, and what an error leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastxfer._native.checksum import crc64nvme
+from fastxfer._native.whole_file import CREATE, RENAME, WRITE, store, sync_file_system
+from tests.servers.objects import make_bytes
+
+DATA = make_bytes(100_000, seed=2)
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of an empty directory, without the right to read it."""
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def test_files_get_their_bytes_names_and_times(at: int, tmp_path: Path) -> None:
+    sizes = [0, 1, 8192, 100_000]
+    jobs = [
+        (at, b"working%d" % size, b"file%d" % size, DATA[:size], 1_500_000_000_123_456_789 if size else None)
+        for size in sizes
+    ]
+    assert store(list(jobs)) == [(0, 0, crc64nvme(DATA[:size])) for size in sizes]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        f"file{size}": DATA[:size] for size in sizes
+    }
+    assert (tmp_path / "file1").stat().st_mtime_ns == 1_500_000_000_123_456_789
+    assert (tmp_path / "file0").stat().st_mtime > 1_600_000_000
+
+
+def test_a_time_before_1970_is_kept(at: int, tmp_path: Path) -> None:
+    assert store([(at, b"w", b"f", b"x", -1)])[0][1] == 0
+    assert (tmp_path / "f").stat().st_mtime_ns == -1
+
+
+def test_what_stands_under_the_name_stays(at: int, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    assert store([(at, b"w", b"f", b"new", None)])[0][:2] == (RENAME, errno.EEXIST)
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert (tmp_path / "w").read_bytes() == b"new"
+
+
+def test_what_stands_under_the_working_name_is_not_touched(at: int, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"theirs")
+    (tmp_path / "w").symlink_to("elsewhere")
+    assert store([(at, b"w", b"f", b"new", None)])[0][:2] == (CREATE, errno.EEXIST)
+    assert (tmp_path / "elsewhere").read_bytes() == b"theirs"
+    assert not (tmp_path / "f").exists()
+
+
+def test_one_that_fails_does_not_stop_the_others(at: int, tmp_path: Path) -> None:
+    long = b"x" * 300
+    done = store([(at, b"w", b"a", b"1", None), (at, long, b"b", b"2", None), (at, b"w", b"c", b"3", None)])
+    assert [each[:2] for each in done] == [(0, 0), (CREATE, errno.ENAMETOOLONG), (0, 0)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_a_name_that_cannot_be_given_leaves_nothing(at: int, tmp_path: Path) -> None:
+    step, error, _ = store([(at, b"w", b"x" * 300, b"1", None)])[0]
+    assert (step, error) == (RENAME, errno.ENAMETOOLONG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(at: int, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        step, error, _ = store([(at, b"w", b"f", DATA, None)])[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert (step, error) == (WRITE, errno.EFBIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_stored_of_a_list_that_is_wrong(at: int, tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        store([(at, b"w", b"f", b"1", None), (at, "w", b"g", b"2", None)])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        store([(at, b"w", b"f", 5, None)])  # type: ignore[list-item]
+    assert store([]) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_is_synced_by_any_descriptor_that_can_read(tmp_path: Path, at: int) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    sync_file_system(fd)
+    os.close(fd)
+    for wrong in (at, -1):
+        with pytest.raises(OSError) as caught:
+            sync_file_system(wrong)
+        assert caught.value.errno == errno.EBADF
