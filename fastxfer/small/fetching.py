@@ -166,6 +166,7 @@ class Fetching:
             lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, source, source))[0]
         lane.source, lane.writing, lane.verdict, lane.failure = source, False, None, None
         lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
+        lane.sent_at = lane.seen_at
         lane.exchange.writer.refuse()
         self._items[slot] = item
         item.tries += 1
@@ -240,6 +241,7 @@ class Fetching:
             self._again(lane, item, failure)
         else:
             self._moved_at = time.monotonic()
+            item.seconds = self._moved_at - lane.sent_at
             self.held_bytes += len(body)
             self._came(item, body)
 

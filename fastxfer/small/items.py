@@ -10,13 +10,15 @@ from fastxfer.options import TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource
+from fastxfer.sources.schemes import is_location
 
 Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
 
 
 class Wanted(NamedTuple):
     """One object: `name` is an outside name, with folders, of the file below the root. `size` and `checksum`
-    are what it must have, where they are known; `mirrors` are other URLs of it.
+    are what it must have, where they are known; `mirrors` are other URLs of it. What stands there is replaced
+    where `always`, though it seems to be the same. `options` are for it alone, instead of those of all.
     """
 
     url: str
@@ -24,11 +26,19 @@ class Wanted(NamedTuple):
     size: int | None = None
     checksum: Checksum = None
     mirrors: tuple[str, ...] = ()
+    always: bool = False
+    options: TransferOptions | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is fetched as `fastxfer.fetch` would, whatever its size."""
+        return self.options is not None or is_location(self.url)
 
 
 class Fetched(NamedTuple):
     """An object that is there. `crc64` is the CRC-64/NVME of its bytes, None where they were not read;
-    `verified` is "checksum" where it was held against one; `skipped`: the file was there already.
+    `verified` is "checksum" where it was held against one; `skipped`: the file was there already. It took
+    `seconds` from its last request on.
     """
 
     wanted: Wanted
@@ -38,6 +48,7 @@ class Fetched(NamedTuple):
     crc64: int | None = None
     verified: str = "none"
     skipped: bool = False
+    seconds: float = 0.0
 
 
 class Missed(NamedTuple):
@@ -53,18 +64,31 @@ Outcome = Fetched | Missed
 class Item:
     """An object on its way. Raises OptionError for what cannot be asked for, or not be written."""
 
-    __slots__ = ("checksum", "failures", "folders", "identity", "name", "source", "tries", "turn", "wanted")
+    __slots__ = (
+        "checksum",
+        "failures",
+        "folders",
+        "identity",
+        "name",
+        "seconds",
+        "source",
+        "tries",
+        "turn",
+        "wanted",
+    )
 
     def __init__(self, wanted: Wanted, options: TransferOptions) -> None:
         self.wanted = wanted
         *folders, self.name = safe_path(wanted.name)
         self.folders = tuple(folders)
         self.checksum = _checksum(wanted.checksum)
-        self.source = HttpSource.of(wanted.url, options)
+        if not wanted.apart:
+            self.source = HttpSource.of(wanted.url, options)
         self.identity = Identity(wanted.size)
         self.turn = 0
         self.failures = 0
         self.tries = 0
+        self.seconds = 0.0
 
     @property
     def known(self) -> Identity | None:

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -53,6 +53,7 @@ LARGE_AT_ONCE = 2
 
 _FATAL = {errno.EIO, errno.EROFS}
 _Told = tuple[int, list[Outcome]]  # so many are not on their way any more; these may be told
+_SYNCED: _Told = (0, [])
 
 
 class SmallObjects:
@@ -70,6 +71,9 @@ class SmallObjects:
     a group are synced together; with "chunk" after each batch of up to 64. What is not told yet is fetched
     again after a power cut, whatever stands there.
 
+    With `synced` an object is told as soon as it is in place all the same, and `synced` is called, between
+    two outcomes, when no power cut can take what was told before.
+
     A full or failing disk ends it all: `fetch` then raises the error. Two names that are one on this file
     system are for the caller to find (`names.check_collisions`).
     """
@@ -80,10 +84,12 @@ class SmallObjects:
         options: TransferOptions | None = None,
         *,
         small_bytes: int = SMALL_BYTES,
+        synced: Callable[[], object] | None = None,
     ) -> None:
         self.options = options or TransferOptions()
         self._root = Path(root)
         self._small_bytes = small_bytes
+        self._synced = synced
         self._told: SimpleQueue[_Told | FastxferError] = SimpleQueue()
         self._fetching = Fetching(
             self.options,
@@ -129,9 +135,7 @@ class SmallObjects:
                     ahead += taken
                     yield from outcomes
                     continue
-                told = self._told.get()
-                if isinstance(told, FastxferError):
-                    raise told
+                told = self._next()
                 ahead -= told[0]
                 yield from told[1]
             yield from self._rest()
@@ -178,7 +182,7 @@ class SmallObjects:
                 continue
             if done is not None:
                 outcomes.append(done)
-            elif wanted.size is not None and wanted.size > self._small_bytes:
+            elif wanted.apart or (wanted.size is not None and wanted.size > self._small_bytes):
                 large += 1
                 self._divert(item)
             else:
@@ -195,19 +199,22 @@ class SmallObjects:
         size = self._files.size_of(item.folders, item.name)
         return None if size is None else Fetched(item.wanted, size, skipped=True)
 
-    def _rest(self) -> list[Outcome]:
-        """Returns the outcomes of what waited for a sync, when nothing else is on its way."""
+    def _rest(self) -> Iterator[Outcome]:
+        """Gives the outcomes of what waited for a sync, when nothing else is on its way."""
         assert self._disk is not None
         self._disk.submit(self._sync)
-        told: list[Outcome] = []
         self._disk.submit(lambda: self._told.put((-1, [])))
-        while True:
-            each = self._told.get()
-            if isinstance(each, FastxferError):
-                raise each
-            told += each[1]
-            if each[0] < 0:
-                return told
+        while (told := self._next())[0] >= 0:
+            yield from told[1]
+
+    def _next(self) -> _Told:
+        """Waits for the next that is told. Raises what ended it all."""
+        told = self._told.get()
+        if isinstance(told, FastxferError):
+            raise told
+        if told is _SYNCED and self._synced is not None:
+            self._synced()
+        return told
 
     def stop(self) -> None:
         """Any thread. Ends it all, and returns when it is over; `fetch` then raises
@@ -283,7 +290,10 @@ class SmallObjects:
 
     def _store_batch(self, batch: list[tuple[Item, bytearray]]) -> None:
         assert self._files is not None
-        held = [(item, WholeFile(item.folders, item.name, body, item.identity)) for item, body in batch]
+        held = [
+            (item, WholeFile(item.folders, item.name, body, item.identity, item.wanted.always))
+            for item, body in batch
+        ]
         ready = [(item, file) for item, file in held if self._holds(item, file.body)]
         self._files.store([file for _, file in ready])
         self._unsynced += [(item, file) for item, file in ready if file.error is None]
@@ -295,6 +305,9 @@ class SmallObjects:
         if self.options.durability == "none":
             outcomes, self._unsynced = [*failed, *map(_outcome_of, self._unsynced)], []
             self._told.put((len(ready), outcomes))
+        elif self._synced is not None:
+            stored = [_outcome_of(pair) for pair in ready if pair[1].error is None]
+            self._told.put((len(ready), [*failed, *stored]))
         else:
             self._told.put((len(ready), failed))
 
@@ -335,10 +348,13 @@ class SmallObjects:
             assert self._files is not None
             group, self._unsynced = self._unsynced, []
             self._files.sync([file for _, file in group])
-            self._told.put((0, [_outcome_of(each) for each in group]))
+            if self._synced is None:
+                self._told.put((0, [_outcome_of(each) for each in group]))
             failure = next((file.error for _, file in group if file.error is not None), None)
             if failure is not None:
                 self._told.put(failure)
+            elif self._synced is not None:
+                self._told.put(_SYNCED)
         self._synced_at = time.monotonic()
 
     # ---- what is not small ----
@@ -368,7 +384,9 @@ class SmallObjects:
 
     def _download(self, item: Item) -> Outcome:
         wanted = item.wanted
-        options = replace(self.options, checksum=item.checksum, mirrors=wanted.mirrors)
+        options = replace(wanted.options or self.options, checksum=item.checksum, mirrors=wanted.mirrors)
+        if wanted.always:
+            options = replace(options, exists="replace")
         download = Download(
             wanted.url, Below(str(self._root), wanted.name), options, Description(wanted.size)
         )
@@ -399,6 +417,7 @@ class SmallObjects:
             int(crc, 16) if crc is not None else None,
             result.verified,
             result.skipped,
+            result.elapsed,
         )
 
 
@@ -415,6 +434,7 @@ def _outcome_of(stored: tuple[Item, WholeFile]) -> Outcome:
         file.crc64,
         "checksum" if item.checksum else "none",
         file.skipped,
+        item.seconds,
     )
 
 

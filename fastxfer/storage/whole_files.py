@@ -53,7 +53,8 @@ _UNLOCKABLE = {
 
 @dataclass(slots=True)
 class WholeFile:
-    """An object in memory that is to be a file; `folders` and `name` are of a safe path below the root.
+    """An object in memory that is to be a file; `folders` and `name` are of a safe path below the root. What
+    stands there is replaced where `always`, though it seems to be the same.
 
     Afterwards: `error` if it is none, else `crc64` (CRC-64/NVME), and `skipped` where the file was there
     already, unchanged.
@@ -63,6 +64,7 @@ class WholeFile:
     name: str
     body: bytearray
     identity: Identity
+    always: bool = False
     error: FastxferError | None = None
     crc64: int = 0
     skipped: bool = False
@@ -183,8 +185,10 @@ class WholeFiles:
             there = directory.look(file.name)
             if there is not None and self._exists == "error":
                 raise TargetExistsError(f"{target.final} is there already")
-            unchanged = self._exists == "update" and is_unchanged(
-                target, file.identity, ignore_etag=self._ignore_etag
+            unchanged = (
+                self._exists == "update"
+                and not file.always
+                and is_unchanged(target, file.identity, ignore_etag=self._ignore_etag)
             )
             if there is not None and (self._exists == "skip" or unchanged):
                 file.skipped = True

@@ -392,3 +392,57 @@ def test_a_run_is_stopped_from_another_thread(nginx: Nginx, root: Path, few: dic
     assert not stopper.is_alive() and held_open(root) == 0
     with pytest.raises(ValueError, match="once"):
         next(small.fetch([]))
+
+
+# ---- who keeps a ledger ----
+
+
+def test_what_is_in_place_is_told_at_once_and_then_that_no_power_cut_takes_it(
+    nginx: Nginx, root: Path, few: dict[str, bytes]
+) -> None:
+    told: list[str] = []
+    small = SmallObjects(
+        root, TransferOptions.build(durability="periodic"), synced=lambda: told.append("synced")
+    )
+    for outcome in small.fetch(wanted_of(nginx, few)):
+        assert isinstance(outcome, Fetched)
+        assert 0 < outcome.seconds < DEADLINE_S
+        assert (root / outcome.wanted.name).read_bytes() == few[outcome.wanted.name]
+        told.append(outcome.wanted.name)
+    assert told[-1] == "synced"
+    assert sorted(set(told) - {"synced"}) == sorted(few)
+    assert len(told) - told.count("synced") == len(few)
+
+
+def test_what_is_wanted_always_is_fetched_though_it_seems_to_be_there(
+    nginx: Nginx, root: Path, few: dict[str, bytes]
+) -> None:
+    fetch(root, wanted_of(nginx, few))
+    for name in few:
+        damage(root / name)
+    (first, *others) = wanted_of(nginx, few)
+    came, failed = fetch(root, [first._replace(always=True), *others])
+    assert failed == {}
+    assert [name for name, each in came.items() if not each.skipped] == [first.name]
+    assert (root / first.name).read_bytes() == few[first.name]
+
+
+def damage(path: Path) -> None:
+    there = path.stat()
+    data = bytearray(path.read_bytes()) or bytearray()
+    data[:1] = bytes(255 - each for each in data[:1])
+    path.write_bytes(data)
+    os.utime(path, ns=(there.st_atime_ns, there.st_mtime_ns))
+
+
+def test_an_object_with_options_of_its_own_is_fetched_with_them(root: Path) -> None:
+    def answer(request: Request, connection: Connection) -> None:
+        told = request.headers.get("x-key", "nothing")
+        connection.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(told)}\r\n\r\n{told}".encode())
+
+    with RawServer(answer) as server:
+        own = TransferOptions.build(headers={"X-Key": "mine"})
+        wanted = [Wanted(server.url("/a"), "a"), Wanted(server.url("/b"), "b", options=own)]
+        _, failed = fetch(root, wanted, connections=1)
+    assert failed == {}
+    assert files_below(root) == {"a": b"nothing", "b": b"mine"}
