@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fastxfer.api import Transfer, fetch, probe, start, verify
     from fastxfer.batch import BatchResult
     from fastxfer.copying import copy
+    from fastxfer.dataset.report import MirrorProgress, MirrorReport
     from fastxfer.many import fetch_many, read_inputs
+    from fastxfer.mirroring import mirror
     from fastxfer.progress.snapshot import Progress
     from fastxfer.queue import Queue, QueueItem
     from fastxfer.results import (
@@ -34,6 +36,8 @@ _DEFERRED = {
     "BatchResult": "fastxfer.batch",
     "CopyResult": "fastxfer.results",
     "FetchResult": "fastxfer.results",
+    "MirrorProgress": "fastxfer.dataset.report",
+    "MirrorReport": "fastxfer.dataset.report",
     "PendingUpload": "fastxfer.results",
     "Progress": "fastxfer.progress.snapshot",
     "PutResult": "fastxfer.results",
@@ -47,6 +51,7 @@ _DEFERRED = {
     "fetch": "fastxfer.api",
     "fetch_many": "fastxfer.many",
     "list_uploads": "fastxfer.uploading",
+    "mirror": "fastxfer.mirroring",
     "probe": "fastxfer.api",
     "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
@@ -58,6 +63,8 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
     "CopyResult",
     "FetchResult",
+    "MirrorProgress",
+    "MirrorReport",
     "PendingUpload",
     "Progress",
     "PutResult",
@@ -73,6 +80,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "fetch",
     "fetch_many",
     "list_uploads",
+    "mirror",
     "probe",
     "put",
     "read_inputs",

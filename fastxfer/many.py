@@ -15,7 +15,7 @@ from fastxfer.errors import OptionError, storage_error
 from fastxfer.inputs import MAX_INPUT_BYTES, Entry, Inputs, parse
 from fastxfer.inputs.entry import at
 from fastxfer.names import name_of_url
-from fastxfer.options import TransferOptions
+from fastxfer.options import TransferOptions, merged_options
 from fastxfer.progress.overall import Overall, Tally
 from fastxfer.progress.snapshot import Progress
 from fastxfer.sources.opening import RemoteSource, open_mirror, open_source
@@ -142,16 +142,6 @@ def _place(source: RemoteSource, out: Path | None, root: str) -> str:
         path = os.path.join(path, name_of_url(source.url))
     check_length(os.path.basename(path))
     return path
-
-
-def merged_options(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of an item: its own count more; header fields add up."""
-    merged = {**common, **own}
-    if "headers" in common and "headers" in own:
-        both = [TransferOptions.build(headers=each["headers"]).headers for each in (common, own)]
-        mine = {name.lower() for name, _ in both[1]}
-        merged["headers"] = [*(pair for pair in both[0] if pair[0].lower() not in mine), *both[1]]
-    return merged
 
 
 class ListWork:

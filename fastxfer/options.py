@@ -66,7 +66,8 @@ def _max_rate(text: Any) -> int | None:
     return rate or None
 
 
-def _whole(value: Any, least: int, most: int) -> int:
+def parse_whole(value: Any, least: int, most: int) -> int:
+    """Returns a whole number in these bounds. Raises ValueError."""
     try:
         number = int(value)
         fits = not isinstance(value, bool) and number == float(value) and least <= number <= most
@@ -79,7 +80,7 @@ def _whole(value: Any, least: int, most: int) -> int:
 
 def parse_connections(value: Any) -> int:
     """Returns a number of connections. Raises ValueError."""
-    return _whole(value, 1, MAX_CONNECTIONS)
+    return parse_whole(value, 1, MAX_CONNECTIONS)
 
 
 def _connections_per_host(value: Any) -> int | None:
@@ -87,7 +88,7 @@ def _connections_per_host(value: Any) -> int | None:
 
 
 def _retries(value: Any) -> int:
-    return _whole(value, 0, 1000)
+    return parse_whole(value, 0, 1000)
 
 
 def _seconds_or_zero(value: Any) -> float:
@@ -155,7 +156,9 @@ def _names(value: Any) -> tuple[str, ...]:
     return names
 
 
-def _choice(*names: str) -> Callable[[Any], str]:
+def parse_choice(*names: str) -> Callable[[Any], str]:
+    """Returns what takes one of some names, and raises ValueError for another."""
+
     def parse(value: Any) -> str:
         if value not in names:
             raise ValueError(f"must be one of {', '.join(names)}")
@@ -422,7 +425,7 @@ class TransferOptions:
         parse_flag, False, "go on with a target that its user paused in an earlier run", metavar="BOOL"
     )
     exists: str = _option(
-        _choice("update", "skip", "replace", "error"), "update",
+        parse_choice("update", "skip", "replace", "error"), "update",
         "when the target is there: update (fetch only if it differs), skip, replace or error", metavar="HOW",
     )  # fmt: skip
     headers: tuple[tuple[str, str], ...] = _option(
@@ -473,7 +476,7 @@ class TransferOptions:
     )
     anonymous: bool = _option(parse_flag, False, "ask the object store without credentials", metavar="BOOL")
     addressing: str = _option(
-        _choice(*ADDRESSING), "auto",
+        parse_choice(*ADDRESSING), "auto",
         "where the bucket's name goes: auto, path, virtual (in the host's name), or cname (OSS: the host is "
         "the bucket's own)",
         metavar="HOW",
@@ -516,7 +519,7 @@ class TransferOptions:
         _max_rate, None, "bytes a second at the most, of all transfers of this process", metavar="R"
     )
     on_change: str = _option(
-        _choice("restart", "fail"),
+        parse_choice("restart", "fail"),
         "restart",
         "when the remote object changed: restart or fail",
         metavar="HOW",
@@ -525,7 +528,7 @@ class TransferOptions:
         parse_flag, False, "do not compare ETags (for servers that give wrong ones)", metavar="BOOL"
     )
     durability: str = _option(
-        _choice("periodic", "chunk", "none"), "periodic",
+        parse_choice("periodic", "chunk", "none"), "periodic",
         "periodic (power-safe, every 5 s), chunk (after every chunk) or none (safe against a kill only)",
         metavar="HOW",
     )  # fmt: skip
@@ -535,7 +538,7 @@ class TransferOptions:
         "keep the CRC-64 of each chunk beside the file, as OUT.fxsum, to verify and repair it by",
         metavar="BOOL",
     )
-    sink: str = _option(_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
+    sink: str = _option(parse_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
 
     @property
     def rates(self) -> tuple[int | None, int | None, int | None]:
@@ -549,3 +552,13 @@ class TransferOptions:
         Raises OptionError that names the option, and TypeError for a keyword that does not exist.
         """
         return cls(**checked_options(cls, given))
+
+
+def merged_options(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of an item: its own count more; header fields add up."""
+    merged = {**common, **own}
+    if "headers" in common and "headers" in own:
+        both = [TransferOptions.build(headers=each["headers"]).headers for each in (common, own)]
+        mine = {name.lower() for name, _ in both[1]}
+        merged["headers"] = [*(pair for pair in both[0] if pair[0].lower() not in mine), *both[1]]
+    return merged

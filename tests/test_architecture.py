@@ -23,6 +23,7 @@ ROOM_OF = {
     "fastxfer.batch": "face",
     "fastxfer.uploading": "face",
     "fastxfer.copying": "face",
+    "fastxfer.mirroring": "face",
     "fastxfer": "api",
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
@@ -75,6 +76,8 @@ ROOM_OF = {
     "fastxfer.dataset.entries": "pure",
     "fastxfer.dataset.compare": "pure",
     "fastxfer.dataset.filters": "pure",
+    "fastxfer.dataset.report": "pure",
+    "fastxfer.mirror_options": "pure",
     "fastxfer.small": "drivers",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
@@ -117,6 +120,7 @@ DEFERRED_UPWARD = {
     ("fastxfer", "fastxfer.queue"),
     ("fastxfer", "fastxfer.uploading"),
     ("fastxfer", "fastxfer.copying"),
+    ("fastxfer", "fastxfer.mirroring"),
 }
 
 # All that a pure module may take from outside the package; a list where only some names are pure.

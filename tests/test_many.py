@@ -15,7 +15,7 @@ import fastxfer
 from fastxfer.batch import MAX_JOBS, Outcome
 from fastxfer.errors import NotFoundError, OptionError, PausedError, StorageError
 from fastxfer.inputs import Entry, parse
-from fastxfer.many import merged_options
+from fastxfer.options import merged_options
 from fastxfer.progress.overall import Overall
 from tests.cli.command import claimed, environment, wait_until
 from tests.servers.nginx import Nginx

@@ -30,15 +30,18 @@ def _merge_checksums(texts: list[str]) -> dict[str, str]:
     return merged
 
 
-def _headers_of(texts: list[str]) -> list[str]:
+def _all(texts: list[str]) -> list[str]:
     return texts
 
 
 # Options that may be given several times (in the environment: on several lines), and how their values join.
 REPEATED: dict[str, Callable[[list[str]], Any]] = {
-    "headers": _headers_of,
-    "object_headers": _headers_of,
+    "headers": _all,
+    "object_headers": _all,
     "checksum": _merge_checksums,
+    "include": _all,
+    "exclude": _all,
+    "base_url": _all,
 }
 # What curl's users type.
 ALIASES = {"headers": ("--header",)}

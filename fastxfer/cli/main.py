@@ -22,6 +22,7 @@ COMMANDS = {
     "fetch": "fetch an object over many connections; goes on where an earlier run stopped",
     "put": "upload a file to an object store in parts; goes on where an earlier run stopped",
     "copy": "copy an object from one server to another, without touching the disk; goes on where it stopped",
+    "mirror": "have a folder have what a source lists: a whole data set, again and again",
     "uploads": "list or abort the uploads that a store still holds parts of",
     "probe": "show what a server tells of an object",
     "verify": "hold a file against a checksum or its kept ledger, and repair what is damaged",

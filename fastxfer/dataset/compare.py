@@ -66,7 +66,8 @@ class Known:
         etag, modified: the validators of the answer that it came with; `modified` in seconds since 1970.
         checksums: (algorithm, hex digest) pairs, computed or verified here.
         listed_size, listed_mtime, listed_etag, listed_shown: what the listing said then.
-        doubted: whether the machine began anew before the file's bytes were surely on its disk.
+        doubted: whether the machine began anew before the file's bytes were surely on its disk, or they were
+            found to be others.
     """
 
     size: int
@@ -92,7 +93,7 @@ def compare(entry: Entry, known: Known | None, local: Local | None, by: By = By.
     if entry.size is not None and entry.size != local.size:
         return Finding(Verdict.CHANGED, f"{entry.size} bytes there, {local.size} here")
     if known is not None and known.doubted:
-        return Finding(Verdict.UNSURE, "the machine stopped before the file was surely on its disk")
+        return Finding(Verdict.CHANGED, "its bytes here are not to be trusted")
     if known is None or (known.size, known.mtime_ns) != (local.size, local.mtime_ns):
         return _by_the_file(entry, local, by)
     return _by_the_ledger(entry, known, by)

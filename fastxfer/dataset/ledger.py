@@ -75,6 +75,14 @@ class Done(NamedTuple):
     known: Known
 
 
+class Totals(NamedTuple):
+    """How many entries there are, the bytes of those that tell their size, and how many do not."""
+
+    entries: int
+    bytes: int
+    unsized: int
+
+
 class Step(NamedTuple):
     """An entry of the source, and what is known of its file."""
 
@@ -112,13 +120,17 @@ class Ledger:
 
     # ---- the listing ----
 
-    def begin_listing(self, source: str, root: str, terms: str = "", *, max_age_s: float = 86400.0) -> bool:
+    def begin_listing(
+        self, source: str, root: str, terms: str = "", *, max_age_s: float = 86400.0, ended_age_s: float = 0.0
+    ) -> bool:
         """Begins a listing of a source, at its place `root`, and returns False; or returns True where an
-        unfinished one of the same source and terms (filters), not older than `max_age_s`, is to go on.
+        unfinished one of the same source and terms (filters), not older than `max_age_s`, is to go on. So is
+        one that was ended, if it is not older than `ended_age_s`.
         """
         rows = self.file.rows("SELECT source, terms, begun, ended FROM listing")
-        same = bool(rows) and tuple(rows[0])[:2] == (source, terms) and rows[0]["ended"] is None
-        if same and 0 <= time.time() - rows[0]["begun"] <= max_age_s:
+        same = bool(rows) and tuple(rows[0])[:2] == (source, terms)
+        most_s = max_age_s if same and rows[0]["ended"] is None else ended_age_s
+        if same and 0 <= time.time() - rows[0]["begun"] < most_s:
             with self.file.change() as db:  # what failed may have been a bad moment
                 db.execute("UPDATE places SET state = 'waiting', error = NULL WHERE state = 'failed'")
             return True
@@ -241,13 +253,13 @@ class Ledger:
                 [(reason, folded(path), path) for path, reason in refusals],
             )
 
-    def failed(self, entry: Entry, error: str) -> None:
-        """Writes down that an entry could not be fetched."""
+    def failed(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Writes down that entries could not be fetched: (path, error) each."""
         with self.file.change() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE entries SET state = 'failed', error = ?, attempts = attempts + 1 "
                 "WHERE key = ? AND path = ?",
-                (error, folded(entry.path), entry.path),
+                [(as_text(error), folded(path), path) for path, error in failures],
             )
 
     def refusals(self) -> Iterator[Fault]:
@@ -261,10 +273,14 @@ class Ledger:
         for row in self._of_state("refused"):
             yield Fault(row["path"], row["error"], row["line"])
 
-    def failures(self) -> Iterator[tuple[str, str]]:
-        """Gives (path or place, error) of what could not be listed or fetched."""
+    def places_failed(self) -> Iterator[tuple[str, str]]:
+        """Gives (place, error) of what could not be listed."""
         for row in self.file.rows("SELECT name, error FROM places WHERE state = 'failed' ORDER BY id"):
             yield row["name"], row["error"]
+
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """Gives (path or place, error) of what could not be listed or fetched."""
+        yield from self.places_failed()
         for row in self._of_state("failed"):
             yield row["path"], row["error"]
 
@@ -278,20 +294,37 @@ class Ledger:
 
     # ---- what is to be done ----
 
-    def steps(self) -> Iterator[Step]:
-        """Gives the entries that were neither done nor refused, in the order of their keys, each with what
-        is known of its file. Entries may be written to meanwhile.
+    def steps(self, *, failed: bool = False, largest: bool = False) -> Iterator[Step]:
+        """Gives the entries that were neither done nor refused, each with what is known of its file: in the
+        order of their keys, or the `largest` first, those of unknown size last. With `failed` only those that
+        failed. Entries may be written to meanwhile.
         """
         known = ", ".join(f"k.{name}" for name in KNOWN.split(", "))
         listed = ", ".join(f"e.{name}" for name in ENTRY.split(", "))
-        for row in self._walk(
-            f"SELECT e.key, e.path, {listed}, {known} FROM entries e "
+        states = "('failed')" if failed else "('listed', 'failed')"
+        size = "-coalesce(e.size, -1)" if largest else "0"
+        if largest:
+            with self.file.change() as db:
+                db.execute(
+                    "CREATE INDEX IF NOT EXISTS entries_by_size ON entries (-coalesce(size, -1), key, path)"
+                )
+        statement = (
+            f"SELECT e.key, e.path, {listed}, {known}, {size} FROM entries e "
             "LEFT JOIN kept k ON k.key = e.key AND k.path = e.path "
-            "WHERE e.state IN ('listed', 'failed') AND (e.key, e.path) > (?, ?) "
-            "ORDER BY e.key, e.path LIMIT ?"
-        ):
-            known_row = tuple(row)[13:]
-            yield Step(entry_of(tuple(row)), None if known_row[0] is None else known_of(known_row))
+            f"WHERE e.state IN {states} AND {{after}} ORDER BY {f'{size}, ' if largest else ''}e.key, e.path "
+            "LIMIT ?"
+        )
+        after = f"({size}, e.key, e.path) > (?, ?, ?)" if largest else "(e.key, e.path) > (?, ?)"
+        last: tuple[Any, ...] = ("", "")
+        if largest:
+            last = (-(1 << 62), *last)
+        while rows := self.file.rows(statement.format(after=after), *last, ROWS):
+            last = (rows[-1]["key"], rows[-1]["path"])
+            if largest:
+                last = (rows[-1][len(rows[-1]) - 1], *last)
+            for row in rows:
+                known_row = tuple(row)[13:-1]
+                yield Step(entry_of(tuple(row)), None if known_row[0] is None else known_of(known_row))
 
     def vanished(self) -> Iterator[tuple[str, Known]]:
         """Gives what is kept of this source and is no longer there, as (path, what is known of it). Where
@@ -316,6 +349,15 @@ class Ledger:
         }
         rows = self.file.rows("SELECT state, count(*) FROM places GROUP BY state")
         return {**found, **{f"places_{row[0]}": row[1] for row in rows}}
+
+    def totals(self, *, failed: bool = False) -> Totals:
+        """Returns how many entries there are to look at, and what they come to."""
+        states = "('failed')" if failed else "('listed', 'failed', 'done')"
+        rows = self.file.rows(
+            "SELECT count(*), coalesce(sum(size), 0), count(*) - count(size) FROM entries "
+            f"WHERE state IN {states}"
+        )
+        return Totals(*rows[0])
 
     # ---- what is kept ----
 
@@ -344,10 +386,13 @@ class Ledger:
 
     def synced(self) -> None:
         """Writes down that all files kept so far are on the disk: after a sync of their file system that
-        began after the last `keep`.
+        began after the last `keep`. From then on they have their object's time.
         """
         with self.file.change() as db:
-            db.execute("UPDATE kept SET synced = 1 WHERE synced = 0")
+            db.execute(
+                "UPDATE kept SET synced = 1, mtime_ns = coalesce(CAST(modified AS INTEGER) * 1000000000, "
+                "mtime_ns) WHERE synced = 0"
+            )
 
     def kept(self) -> Iterator[tuple[str, str, Known]]:
         """Gives (path, URL, what is known) of all files that are kept, in the order of their keys."""
@@ -372,8 +417,13 @@ class Ledger:
             )
             return int(cursor.lastrowid or 0)
 
+    def stopped(self, source: str) -> bool:
+        """Returns whether the last run was of this source, and was killed or stopped before its end."""
+        rows = self.file.rows("SELECT source, ended FROM runs ORDER BY id DESC LIMIT 1")
+        return bool(rows) and rows[0]["source"] == source and rows[0]["ended"] is None
+
     def end_run(self, run: int, report: dict[str, Any]) -> None:
-        """Writes down what came of a run."""
+        """Writes down what came of a run that came to its end."""
         with self.file.change() as db:
             db.execute(
                 "UPDATE runs SET ended = ?, report = ? WHERE id = ?", (time.time(), json.dumps(report), run)

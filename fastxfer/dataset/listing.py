@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -62,24 +62,35 @@ def walk(
     *,
     stopped: threading.Event | None = None,
     max_age_s: float = 86400.0,
+    ended_age_s: float = 0.0,
+    told: Callable[[int], object] | None = None,
 ) -> bool:
-    """Lists a source into the ledger, or goes on with an unfinished listing of it; returns whether it is
-    complete. What could not be listed is in `ledger.failures()`; another call tries it again.
+    """Lists a source into the ledger, or goes on with a listing of it that is not finished, or not older than
+    `ended_age_s`; returns whether it is complete. What could not be listed is in `ledger.failures()`; another
+    call tries it again. `told` gets the number of entries that were found so far.
 
     Raises InterruptedTransferError when `stopped` is set, and the error of the hundredth place that failed.
     """
     filters = filters or Filters()
     terms = json.dumps([lister.terms, filters.include, filters.exclude])
-    ledger.begin_listing(lister.source, lister.root, terms, max_age_s=max_age_s)
-    _Walk(ledger, lister, filters, stopped or threading.Event()).run()
+    ledger.begin_listing(lister.source, lister.root, terms, max_age_s=max_age_s, ended_age_s=ended_age_s)
+    _Walk(ledger, lister, filters, stopped or threading.Event(), told).run()
     return ledger.end_listing()
 
 
 class _Walk:
     """One call of `walk`. The ledger is of the caller's thread alone."""
 
-    def __init__(self, ledger: Ledger, lister: Lister, filters: Filters, stopped: threading.Event) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        lister: Lister,
+        filters: Filters,
+        stopped: threading.Event,
+        told: Callable[[int], object] | None,
+    ) -> None:
         self._ledger, self._lister, self._filters = ledger, lister, filters
+        self._told, self._found = told, 0
         self._stopped = stopped
         self._over = threading.Event()
         self._events: queue.Queue[_Event] = queue.Queue(maxsize=PLACES_AT_ONCE)
@@ -113,7 +124,11 @@ class _Walk:
         """Writes down what came of a place."""
         place = event.place
         if event.page is not None:
-            self._ledger.record(place, self._checked(place, event.page))
+            page = self._checked(place, event.page)
+            self._ledger.record(place, page)
+            self._found += len(page.entries)
+            if self._told is not None:
+                self._told(self._found)
             return
         self._running.discard(place.id)
         if event.error is None:

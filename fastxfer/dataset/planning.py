@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fastxfer.dataset.compare import By, Finding, Local, Verdict, compare
 from fastxfer.dataset.entries import Entry
@@ -30,12 +30,13 @@ class Task(NamedTuple):
 
 class Deletion(NamedTuple):
     """A file that vanished at the source. `untouched`: it is here as it was fetched; else somebody changed
-    it since, and it is not to be deleted.
+    it since, and it is not to be deleted. `gone`: it is not here any more.
     """
 
     path: str
     size: int
     untouched: bool
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -90,19 +91,32 @@ class Here:
             return None
 
 
+class Looks(Protocol):
+    """Looks at what is at a destination."""
+
+    def look(self, path: str) -> Local | None:
+        """Returns what stands there, None for nothing."""
+        ...
+
+
 def tasks(
-    ledger: Ledger, dest: str | os.PathLike[str], *, by: By = By.AUTO, filters: Filters | None = None
+    ledger: Ledger,
+    here: Looks,
+    *,
+    by: By = By.AUTO,
+    filters: Filters | None = None,
+    failed: bool = False,
+    largest: bool = False,
 ) -> Iterator[Task]:
-    """Gives every entry that is wanted, with what is to become of it; those that are refused are left out."""
-    here = Here(dest)
-    for entry, known in ledger.steps():
+    """Gives every entry that is wanted, with what is to become of it; those that are refused are left out.
+    `failed` and `largest` are as in `Ledger.steps`.
+    """
+    for entry, known in ledger.steps(failed=failed, largest=largest):
         if filters is None or filters.wants(entry.path):
             yield Task(entry, compare(entry, known, here.look(entry.path), by))
 
 
-def deletions(
-    ledger: Ledger, dest: str | os.PathLike[str], *, filters: Filters | None = None
-) -> Iterator[Deletion]:
+def deletions(ledger: Ledger, here: Looks, *, filters: Filters | None = None) -> Iterator[Deletion]:
     """Gives the files that were fetched from this source and are not in its listing any more, but for those
     that the filters leave alone.
 
@@ -115,10 +129,9 @@ def deletions(
         return
     if next(ledger.names(), None) is None:
         raise LedgerError("the source lists nothing at all: nothing is deleted on that ground")
-    here = Here(dest)
     for path, known in chain([first], vanished):
         if filters is not None and not filters.wants(path):
             continue
         local = here.look(path)
-        if local is not None:
-            yield Deletion(path, local.size, local == (known.size, known.mtime_ns))
+        size = known.size if local is None else local.size
+        yield Deletion(path, size, local == (known.size, known.mtime_ns), local is None)

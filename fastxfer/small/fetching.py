@@ -95,6 +95,13 @@ class Fetching:
         """Engine's thread. Has it called in `delay_s` seconds."""
         self._engine.call_later(delay_s, call)
 
+    def moving(self, now: float) -> list[tuple[str, float, int]]:
+        """Any thread. Returns what is asked for: name, seconds since then, and 0 for bytes that are not in
+        place yet.
+        """
+        asked = [(self._lane[slot], item) for slot, item in list(self._items.items()) if slot in self._lane]
+        return [(item.wanted.name, now - lane.sent_at, 0) for lane, item in asked]
+
     # ---- what is asked for next ----
 
     def _add(self, items: list[Item]) -> None:

@@ -85,11 +85,13 @@ class SmallObjects:
         *,
         small_bytes: int = SMALL_BYTES,
         synced: Callable[[], object] | None = None,
+        large_at_once: int = LARGE_AT_ONCE,
     ) -> None:
         self.options = options or TransferOptions()
         self._root = Path(root)
         self._small_bytes = small_bytes
         self._synced = synced
+        self._large_at_once = large_at_once
         self._told: SimpleQueue[_Told | FastxferError] = SimpleQueue()
         self._fetching = Fetching(
             self.options,
@@ -107,7 +109,7 @@ class SmallObjects:
         self._unsynced: list[tuple[Item, WholeFile]] = []
         self._synced_at = 0.0
         self._diverted: deque[Item] = deque()
-        self._large: set[Download] = set()
+        self._large: dict[Download, tuple[Item, float]] = {}
         self._stopping = False
         self._pid = os.getpid()
 
@@ -115,6 +117,24 @@ class SmallObjects:
     def requests(self) -> int:
         """How many requests were sent for small objects."""
         return self._fetching.requests
+
+    @property
+    def idle(self) -> bool:
+        """Whether no outcome is known that `fetch` has not given."""
+        return self._told.empty()
+
+    def moving(self) -> list[tuple[str, float, int]]:
+        """Any thread. Returns the objects that are under way: name, seconds since its request, bytes that
+        came. Of small ones at most some, those that wait longest.
+        """
+        with self._lock:
+            large = list(self._large.items())
+        now = time.monotonic()
+        downloads = [
+            (item.wanted.name, now - began, download.progress.transferred)
+            for download, (item, began) in large
+        ]
+        return sorted([*downloads, *self._fetching.moving(now)], key=lambda each: -each[1])
 
     # ---- the caller's thread ----
 
@@ -363,7 +383,7 @@ class SmallObjects:
         """Any thread. Has an ordinary download fetch an object, when there is room for one."""
         with self._lock:
             self._diverted.append(item)
-            if len(self._large) >= LARGE_AT_ONCE:
+            if len(self._large) >= self._large_at_once:
                 return
         threading.Thread(target=self._fetch_diverted, name="fastxfer-large", daemon=True).start()
 
@@ -371,7 +391,7 @@ class SmallObjects:
         """On a thread of its own."""
         while True:
             with self._lock:
-                if not self._diverted or len(self._large) >= LARGE_AT_ONCE or self._stopping:
+                if not self._diverted or len(self._large) >= self._large_at_once or self._stopping:
                     return
                 item = self._diverted.popleft()
             try:
@@ -393,7 +413,7 @@ class SmallObjects:
         with self._lock:
             if self._stopping:
                 raise InterruptedTransferError("the transfer was stopped; run it again to go on")
-            self._large.add(download)
+            self._large[download] = (item, time.monotonic())
         try:
             download.begin()
             download.halted.wait()
@@ -403,7 +423,7 @@ class SmallObjects:
                 raise PausedError(f"{download.target.part} was paused by its user")
         finally:
             with self._lock:
-                self._large.discard(download)
+                self._large.pop(download, None)
         if download.error is not None:
             return Missed(wanted, download.error)
         result = download.result

@@ -170,7 +170,7 @@ def test_a_bad_variable_is_28(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [[], ["no-such-command"], ["http://user:hunter2@127.0.0.1/x"]])
 def test_no_known_command_is_help_and_28(words: list[str]) -> None:
     done = fastxfer(*words)
-    assert "the commands are fetch, put, copy, uploads, probe, verify, " in one_error(done, 28)
+    assert "the commands are fetch, put, copy, mirror, uploads, probe, verify, " in one_error(done, 28)
     assert done.stdout.startswith("usage: fastxfer COMMAND")
     assert "hunter2" not in done.stdout + done.stderr
 

@@ -87,4 +87,4 @@ def test_a_file_without_a_ledger_is_taken_by_size_and_exact_time_only() -> None:
 
 
 def test_what_was_not_on_the_disk_before_the_machine_stopped_is_doubted() -> None:
-    assert compare(ENTRY, replace(KNOWN, doubted=True), LOCAL).verdict is UNSURE
+    assert compare(ENTRY, replace(KNOWN, doubted=True), LOCAL).verdict is CHANGED

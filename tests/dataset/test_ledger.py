@@ -24,7 +24,7 @@ from fastxfer.dataset.exports import manifest_lines, sha256sums_lines
 from fastxfer.dataset.filters import Filters
 from fastxfer.dataset.ledger import Ledger, Page
 from fastxfer.dataset.ledger_file import NAME
-from fastxfer.dataset.planning import Deletion, Tally, deletions, tasks
+from fastxfer.dataset.planning import Deletion, Here, Tally, deletions, tasks
 from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyError
 from fastxfer.inputs.entry import Fault
 from fastxfer.names import check_collisions, folded
@@ -32,7 +32,7 @@ from tests.dataset.sets import SOURCE, entry, fetched, listed
 
 
 def verdicts(ledger: Ledger, dest: Path, filters: Filters | None = None) -> dict[str, Verdict]:
-    return {task.entry.path: task.finding.verdict for task in tasks(ledger, dest, filters=filters)}
+    return {task.entry.path: task.finding.verdict for task in tasks(ledger, Here(dest), filters=filters)}
 
 
 def refused(ledger: Ledger) -> dict[str, str]:
@@ -195,7 +195,7 @@ def test_what_changed_here_or_there_is_seen(tmp_path: Path) -> None:
         again = [entry("same"), entry("bigger", 6), entry("later", mtime=2e9), *entries[3:], entry("more")]
         listed(ledger, again)
         tally = Tally()
-        for task in tasks(ledger, tmp_path):
+        for task in tasks(ledger, Here(tmp_path)):
             tally.add(task)
         assert verdicts(ledger, tmp_path) == {
             "same": Verdict.SAME, "bigger": Verdict.CHANGED, "later": Verdict.CHANGED, "gone": Verdict.NEW,
@@ -213,7 +213,7 @@ def test_filters_leave_alone(tmp_path: Path) -> None:
 def test_what_failed_is_tried_again_and_its_error_kept(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         listed(ledger, [entry("a"), entry("b")])
-        ledger.failed(entry("a"), "404")
+        ledger.failed([("a", "404")])
         assert list(ledger.failures()) == [("a", "404")]
         assert ledger.counts() == {"listed": 1, "failed": 1, "places_listed": 1}
         assert {step.entry.path for step in ledger.steps()} == {"a", "b"}
@@ -231,9 +231,10 @@ def test_what_vanished_is_deleted_only_if_nobody_touched_it_and_filters_allow_it
         (tmp_path / "c").write_bytes(b"edited by hand")
         (tmp_path / "e").unlink()
         listed(ledger, [entry("a"), entry("case")])
-        assert list(deletions(ledger, tmp_path, filters=Filters(exclude=["*.log"]))) == [
+        assert list(deletions(ledger, Here(tmp_path), filters=Filters(exclude=["*.log"]))) == [
             Deletion("b", 5, True),
             Deletion("c", 14, False),
+            Deletion("e", 5, False, gone=True),
         ]
         ledger.forget(["b", "e"])
         assert [path for path, _ in ledger.vanished()] == ["c", "d.log"]
@@ -248,12 +249,12 @@ def test_nothing_is_deleted_on_the_word_of_a_listing_that_failed_or_is_empty(tmp
         ledger.place_failed(root, "reset")
         assert not ledger.end_listing()
         with pytest.raises(LedgerError, match="not complete"):
-            list(deletions(ledger, tmp_path))
+            list(deletions(ledger, Here(tmp_path)))
         assert ledger.begin_listing(SOURCE, "root")
         ledger.listed(root)
         assert ledger.end_listing()
         with pytest.raises(LedgerError, match="nothing at all"):
-            list(deletions(ledger, tmp_path))
+            list(deletions(ledger, Here(tmp_path)))
 
 
 def test_another_source_of_the_same_destination_loses_nothing(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_another_source_of_the_same_destination_loses_nothing(tmp_path: Path) ->
         ledger.record(root, Page([entry("b")]))
         ledger.listed(root)
         assert ledger.end_listing()
-        assert list(deletions(ledger, tmp_path)) == []
+        assert list(deletions(ledger, Here(tmp_path))) == []
 
 
 def test_what_was_not_synced_before_the_machine_stopped_is_doubted(

@@ -1,0 +1,128 @@
+"""`fastxfer mirror`: a whole data set, shown as a bar, as JSON lines or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from fastxfer.cli import output
+from fastxfer.cli.arguments import Option, Parser, transfer_options, values
+from fastxfer.cli.manner import BAR_AFTER_S, EVENT_S, FRAME_S, Manner, add_manner
+from fastxfer.cli.signals import stop_on_signals
+from fastxfer.dataset.report import MirrorReport
+from fastxfer.dataset.run import Mirror, Told
+from fastxfer.errors import InterruptedTransferError, OptionError
+from fastxfer.mirror_options import SHARED, MirrorOptions
+from fastxfer.mirroring import begin_mirror
+
+if TYPE_CHECKING:
+    from fastxfer.progress.bar import Bar
+
+MOST_LINES = 20
+"""So many failures and refusals are listed at the end; all are in the report and the ledger."""
+EPILOG = """\
+SOURCE is the index of an HTTP server (a URL with / at its end), s3://BUCKET/PREFIX or oss://BUCKET/PREFIX,
+or a manifest: a file, a URL, or - for standard input. DEST is a folder; its ledger is .fastxfer/mirror.db.
+
+Every option with a value is also a variable, --max-errors is FASTXFER_MAX_ERRORS; the command line wins. K, M
+and G are powers of 1024. Ctrl-C stops: run the same command again to go on. Exit status 1: something failed
+or was refused, the rest is there.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command. Raises FastxferError."""
+    parser = Parser(
+        "mirror",
+        "SOURCE DEST [OPTION...]",
+        "Has a folder have what a source lists: fetches what is missing or changed, deletes what\n"
+        "vanished if asked to, and remembers it all in a ledger.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("words", metavar="SOURCE DEST", nargs="*", help="from where to where, see below")
+    own = [Option.of(each) for each in fields(MirrorOptions)]
+    shared = transfer_options(only=SHARED)
+    parser.add_options("mirror", own)
+    parser.add_argument("--report", metavar="FILE", help="write a page with plots of the run, in HTML")
+    add_manner(parser)
+    parser.add_insecure()
+    parser.add_options("source, network and disk", shared)
+    given = parser.parse(arguments, "words")
+    if len(given.words) != 2:
+        raise OptionError("a source and a destination are wanted: fastxfer mirror SOURCE DEST")
+    manner = Manner.of(given)
+    screen = _Screen(manner)
+    running = begin_mirror(*given.words, told=screen.told, **values([*own, *shared], given))
+    report = screen.show_to_the_end(running)
+    return _end(report, manner)
+
+
+def _end(report: MirrorReport, manner: Manner) -> int:
+    """Says what came of it; returns the exit status."""
+    code = 0 if report.ok else 1
+    if manner.as_json:
+        output.event("result", {**report.to_dict(), "exit_code": code})
+        return code
+    for failure in [*report.refusals, *report.failures][:MOST_LINES]:
+        output.note(f"{failure.path}: {failure.message}")
+    more = report.failed + report.refused - MOST_LINES
+    if more > 0:
+        output.note(f"and {more} more")
+    if not manner.quiet:
+        output.line(output.plain(str(report)))
+    return code
+
+
+class _Screen:
+    """What is shown of a run."""
+
+    def __init__(self, manner: Manner) -> None:
+        self._manner = manner
+        self._bar: Bar | None = None
+
+    def told(self, told: Told) -> None:
+        """Says what became of an object: in JSON of each, else in a dry run only."""
+        if self._manner.as_json:
+            output.event("item", told.to_dict())
+        elif told.state in ("new", "changed", "unsure", "vanished") and not self._manner.quiet:
+            why = f" ({told.message})" if told.message else ""
+            output.line(output.plain(f"{_WOULD[told.state]} {told.path}{why}"))
+
+    def show_to_the_end(self, running: Mirror) -> MirrorReport:
+        """Shows how it goes until it is over; a signal stops it. Raises its error."""
+        stop_on_signals(running.cancel)
+        if self._manner.bar and not running.over.wait(BAR_AFTER_S):
+            self._draw(running)
+        while not running.over.wait(EVENT_S if self._manner.as_json else None):
+            output.event("progress", running.state.to_dict())
+        try:
+            return running.wait()
+        except InterruptedTransferError as error:
+            error.kept = f"{running.state.done} of {running.state.listed} objects are there"
+            raise
+
+    def _draw(self, running: Mirror) -> None:
+        from fastxfer.progress.bar import Bar
+
+        event_at = 0.0
+        with Bar() as bar:
+            while True:
+                over = running.done
+                state = running.state
+                bar.show(state.as_progress(), state.title)
+                if over:
+                    return
+                if self._manner.as_json and time.monotonic() >= event_at:
+                    event_at = time.monotonic() + EVENT_S
+                    output.event("progress", state.to_dict())
+                running.over.wait(FRAME_S)
+
+
+_WOULD = {
+    "new": "would fetch",
+    "changed": "would fetch",
+    "unsure": "would ask for",
+    "vanished": "would delete",
+}
