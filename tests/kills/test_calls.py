@@ -21,6 +21,7 @@ SAMPLE = 10_000 if SOAK else 6  # of each kind of call
 KINDS = [
     ("openat", "dir"),
     ("flock", "part"),
+    ("flock", "target"),
     ("ftruncate", "part"),
     ("ftruncate", "checkpoint"),
     ("fallocate", "part"),

@@ -37,6 +37,7 @@ DISK = (*FULL, "EIO", "EROFS")
 ERRORS = {
     ("openat", "dir"): (*DISK, "EACCES"),
     ("flock", "part"): ("EIO", "ENOLCK"),
+    ("flock", "target"): ("EIO",),
     ("ftruncate", "part"): (*DISK, "EFBIG"),
     ("ftruncate", "checkpoint"): (*DISK, "EFBIG"),
     ("fallocate", "part"): (*DISK, "EFBIG", "EOPNOTSUPP"),
@@ -60,6 +61,7 @@ TAKEN = {
     *(("fremovexattr", "target", name) for name in ERRORS["fremovexattr", "target"]),
     ("utimensat", "part", "EPERM"),
     ("flock", "part", "ENOLCK"),
+    ("flock", "target", "EIO"),  # closing it gives the lock back too
     ("fallocate", "part", "EOPNOTSUPP"),
     ("linkat", "dir", "EPERM"),
     ("linkat", "dir", "EMLINK"),

@@ -417,17 +417,17 @@ class Counting(RangeHandler):
 
 def test_a_store_that_is_slow_holds_the_stream_up(rig: CopyRig) -> None:
     """Only so much is in memory: the source is not read while nothing of it is taken."""
-    hold, source = threading.Event(), Counting(make_bytes(24 * MIB, 7))
+    hold, source = threading.Event(), Counting(make_bytes(64 * MIB, 7))
     rig.source = source
     rig.harm = lambda call, number: Harm(hold=hold) if call.operation == "UploadPart" else None
     given = {**options(rig.store), "part_size": OSS_PART, "memory": "1M", "stall_timeout": 60}
     running = begin_copy(rig.url, url(rig.store), checkpoint_dir=rig.checkpoints, **given)
     try:
         assert source.reaches(MIB, 30)
-        assert not source.reaches(14 * MIB, 3)  # a MiB in buffers, the rest in those of the sockets
+        assert not source.reaches(44 * MIB, 3)  # a MiB in buffers, the rest in those of the sockets
     finally:
         hold.set()
-    assert running.wait().parts == -(-24 * MIB // OSS_PART)
+    assert running.wait().parts == -(-64 * MIB // OSS_PART)
     assert rig.truth.get("o") == source.content.data
 
 
