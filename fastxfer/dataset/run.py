@@ -33,7 +33,7 @@ from fastxfer.sources.http import safe_url
 
 GROUP = 1000
 """Files that are written down at once, at the most."""
-GROUP_S = 0.05
+GROUP_S = 0.01
 ENDED_LISTING_S = 3600.0
 """A run that was stopped is gone on with by its own listing while that is not older."""
 SHOWN_SLOW = 3
@@ -146,9 +146,9 @@ class Mirror(Background[MirrorReport]):
                 self._plan(ledger)
             else:
                 self._fetch(ledger)
-            if self._own.delete and not self._stopped_why:
-                self._delete(ledger)
             ended = not self._stopped_why
+            if self._own.delete and ended:
+                self._delete_safely(ledger)
         finally:
             report = self._report(ledger)
             if ended:
@@ -294,6 +294,12 @@ class Mirror(Background[MirrorReport]):
         self._written_at = time.monotonic()
 
     # ---- deleting ----
+
+    def _delete_safely(self, ledger: Ledger) -> None:
+        try:
+            self._delete(ledger)
+        except LedgerError as error:  # the listing is no ground to delete on
+            self._stopped_why = str(error)
 
     def _delete(self, ledger: Ledger) -> None:
         """Deletes what vanished, or says in a dry run what would be."""
