@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PendingUpload,
         PutResult,
         RemoteObject,
+        SetVerifyResult,
         VerifyResult,
     )
     from fastxfer.uploading import abort_uploads, list_uploads, put
@@ -44,6 +45,7 @@ _DEFERRED = {
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
     "RemoteObject": "fastxfer.results",
+    "SetVerifyResult": "fastxfer.results",
     "Transfer": "fastxfer.api",
     "VerifyResult": "fastxfer.results",
     "abort_uploads": "fastxfer.uploading",
@@ -71,6 +73,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "Queue",
     "QueueItem",
     "RemoteObject",
+    "SetVerifyResult",
     "Transfer",
     "VerifyResult",
     "__version__",

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, ParamSpec
 
 from fastxfer.download import TO_GO_ON, Download
-from fastxfer.errors import PausedError, TransferTimeoutError
+from fastxfer.errors import OptionError, PausedError, TransferTimeoutError
 from fastxfer.names import is_metalink
 from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
@@ -19,6 +19,7 @@ from fastxfer.units import format_size
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
+OF_A_SET = "a set is proven by its ledger, and mended by mirroring again"
 _P = ParamSpec("_P")
 ProgressOption = bool | Callable[[Progress], object] | None
 
@@ -283,34 +284,49 @@ def verify(
     checksum: str | Mapping[str, str] | None = None,
     *,
     repair: str | None = None,
+    jobs: int | None = None,
+    mark: bool = False,
     progress: ProgressOption = None,
     **options: Any,
-) -> VerifyResult:
-    """Returns whether a file still is what was fetched, and which ranges are not; damage is a result, not an
-    error.
+) -> VerifyResult | Any:
+    """Returns whether a file still is what was fetched, and which ranges are not (VerifyResult); of a folder
+    that a set was mirrored to, which files are not (SetVerifyResult). Damage is a result, not an error.
 
     A finished file is held against `checksum` (as `fetch` takes it), and against the ledger that
     `keep_ledger` left beside it; a part file against its checkpoint, without changing it. With neither,
-    `verified` is "none" and `ok` False.
+    `verified` is "none" and `ok` False. Each file of a set is held against the set's ledger.
 
     Args:
-        path: a file, or its part file; a target that is not finished means its part file.
+        path: a file, or its part file; a target that is not finished means its part file. Or a folder.
         checksum: what the whole file must have. Where it holds the file is right, whatever the ledger says.
         repair: a URL of the same object: the ranges that are bad are fetched from there, and a part file is
             finished. Without a ledger nothing tells which they are, and the whole is fetched. When the URL
             has another object nothing is touched. A repair that ends early leaves a part file: the same
             call, or `fetch`, goes on.
+        jobs: files of a set that are read at a time, by default one a core.
+        mark: has a set's ledger remember what is damaged or missing, so that mirroring fetches it again.
         progress: as `fetch` takes it.
         options: those of `fetch` that are about the network, the pace and the disk.
 
     Raises:
         StorageError: there is no such file, or it cannot be read. CheckpointError: what should be its ledger
-            or checkpoint is none. TargetBusyError: it is being written. OptionError.
+            or checkpoint is none. TargetBusyError: it is being written, or mirrored to. OptionError.
+        LedgerError: a set's ledger that cannot be used.
         RemoteChangedError, and other errors of a fetch, of a repair.
     """
-    from fastxfer.verification import Verification
+    verification: Verification | SetVerification
+    if os.path.isdir(path):
+        from fastxfer.dataset.verifying import SetVerification
 
-    verification = Verification(path, checksum, repair, options)
+        if checksum is not None or repair is not None or options:
+            raise OptionError(f"{OF_A_SET}: it takes jobs, mark and progress")
+        verification = SetVerification(path, jobs=jobs, mark=mark)
+    else:
+        from fastxfer.verification import Verification
+
+        if jobs is not None or mark:
+            raise OptionError("jobs and mark are of a set, which is a folder that was mirrored to")
+        verification = Verification(path, checksum, repair, options)
     reporter: threading.Thread | None = None
     if progress:
         from fastxfer.progress.reporter import report

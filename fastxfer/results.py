@@ -144,6 +144,58 @@ class VerifyResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SetVerifyResult:
+    """What the files of a mirrored set were found to be. `bytes` were read, `elapsed` in seconds.
+
+    `files` is how many the ledger has. Of those `good` have the checksum that is known of them; of `unproven`
+    no checksum is known, and they have the right size. `damaged` are (path, reason), `missing` paths below
+    `path`, at most a thousand each, in order; `damaged_count` and `missing_count` count them all. `marked`
+    says that the ledger has them from now on as what is to be fetched again. `interrupted` says that it was
+    stopped before all files were looked at.
+    """
+
+    path: str
+    files: int
+    bytes: int = 0
+    good: int = 0
+    unproven: int = 0
+    damaged: tuple[tuple[str, str], ...] = ()
+    damaged_count: int = 0
+    missing: tuple[str, ...] = ()
+    missing_count: int = 0
+    marked: bool = False
+    interrupted: bool = False
+    elapsed: float = 0.0
+
+    @property
+    def seen(self) -> int:
+        """How many files were looked at."""
+        return self.good + self.unproven + self.damaged_count + self.missing_count
+
+    @property
+    def ok(self) -> bool:
+        """True when all files were looked at, and none is damaged or missing."""
+        return not (self.damaged_count or self.missing_count or self.interrupted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        damaged = [list(each) for each in self.damaged]
+        lists = {"damaged": damaged, "missing": list(self.missing)}
+        return {**asdict(self), **lists, "seen": self.seen, "ok": self.ok}
+
+    def __str__(self) -> str:
+        counts = {"damaged": self.damaged_count, "missing": self.missing_count}
+        said = [f"{self.good} of {self.files} files proven"]
+        said += [f"{count} {what}" for what, count in counts.items() if count]
+        if self.unproven:
+            said.append(f"{self.unproven} have their size, and no checksum is known of them")
+        if self.interrupted:
+            said.append(f"stopped with {self.files - self.seen} still to look at")
+        read = f"{format_size(self.bytes)} read in {format_elapsed(self.elapsed)}"
+        return f"{self.path}: {', '.join(said)}; {read}"
+
+
+@dataclass(frozen=True, slots=True)
 class PutResult:
     """A finished upload. Sizes in bytes, `elapsed` in seconds.
 

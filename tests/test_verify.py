@@ -373,7 +373,7 @@ def test_what_is_no_regular_file_is_17(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["resume", "exists", "on_change", "chunk_size", "keep_ledger", "no_such"])
 def test_an_option_that_it_has_no_use_for_is_refused(out: Path, option: str) -> None:
     with pytest.raises(TypeError, match=option):
-        fastxfer.verify(out, **{option: None})
+        fastxfer.verify(out, **{option: None})  # type: ignore[arg-type]  # of a name that is not known here
     with pytest.raises(fastxfer.OptionError):
         fastxfer.verify(out, repair="ftp://host/x")
     with pytest.raises(fastxfer.OptionError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 
 from fastxfer.dataset.ledger import Ledger
+from fastxfer.errors import storage_error
 from fastxfer.sources.http import safe_url
 
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
@@ -36,3 +38,26 @@ def sha256sums_lines(ledger: Ledger) -> Iterator[str]:
         if digest is not None:
             escaped = path.translate(_ESCAPED)
             yield f"{'' if escaped == path else chr(92)}{digest}  {escaped}\n"
+
+
+def save(lines: Iterable[str], path: str | os.PathLike[str]) -> None:
+    """Writes lines to a file, which has its name when all of them are in it; what is there and is no file, a
+    pipe for example, is written to as it is. Raises StorageError.
+    """
+    final = os.path.realpath(path)
+    whole = os.path.isfile(final) or not os.path.lexists(final)
+    into = f"{final}.{os.getpid()}.tmp" if whole else final
+    try:
+        with open(into, "x" if whole else "w", encoding="utf-8") as file:
+            try:
+                file.writelines(lines)
+                file.flush()
+                if whole:
+                    os.fsync(file.fileno())
+                    os.replace(into, final)
+            except BaseException:
+                if whole:
+                    os.unlink(into)
+                raise
+    except OSError as error:
+        raise storage_error(f"write {os.fspath(path)}", error) from error

@@ -38,8 +38,9 @@ from fastxfer.dataset.ledger_file import (
     known_row,
     locked,
     row_of,
+    written,
 )
-from fastxfer.errors import LedgerError
+from fastxfer.errors import LedgerError, StorageError
 from fastxfer.inputs.entry import Fault
 from fastxfer.names import folded
 from fastxfer.storage.checkpoint import boot_id
@@ -104,6 +105,18 @@ class Ledger:
         except BaseException:
             os.close(self._lock)
             raise
+
+    @classmethod
+    def existing(cls, dest: str | os.PathLike[str]) -> Ledger:
+        """Opens the ledger that is there, and makes none. Raises StorageError where there is none, and as
+        `Ledger` does.
+        """
+        if not os.path.lexists(Path(dest) / OWN_FOLDER / NAME):
+            raise StorageError(
+                f"nothing is there to verify: {os.fspath(dest)} is a directory without {OWN_FOLDER}/{NAME}, "
+                "so that no set was mirrored to it"
+            )
+        return cls(dest)
 
     def __enter__(self) -> Ledger:
         return self
@@ -400,6 +413,36 @@ class Ledger:
             f"SELECT key, path, url, {KNOWN} FROM kept WHERE (key, path) > (?, ?) ORDER BY key, path LIMIT ?"
         ):
             yield row["path"], row["url"], known_of(tuple(row)[3:])
+
+    def kept_totals(self) -> tuple[int, int]:
+        """Returns how many files are kept, and their bytes."""
+        (row,) = self.file.rows("SELECT count(*), coalesce(sum(size), 0) FROM kept")
+        return int(row[0]), int(row[1])
+
+    def doubt(self, paths: Iterable[str]) -> None:
+        """Writes down that these files are damaged or missing: whatever stands there counts as changed, until
+        it was fetched again, or `correct` says that it holds; also in the run that is going on.
+        """
+        rows = [(folded(path), path) for path in paths]
+        with self.file.change() as db:
+            db.executemany("UPDATE kept SET synced = -1 WHERE key = ? AND path = ?", rows)
+            db.executemany(
+                "UPDATE entries SET state = 'listed' WHERE key = ? AND path = ? AND state = 'done'", rows
+            )
+
+    def correct(self, files: Iterable[tuple[str, Known]]) -> None:
+        """Writes down the time and checksums of files that were read, and that those are trusted again that
+        are not `doubted` any more.
+        """
+        with self.file.change() as db:
+            db.executemany(
+                "UPDATE kept SET mtime_ns = ?, checksums = ?, "
+                "synced = CASE WHEN synced < 0 AND NOT ? THEN 1 ELSE synced END WHERE key = ? AND path = ?",
+                [
+                    (known.mtime_ns, written(known.checksums), known.doubted, folded(path), path)
+                    for path, known in files
+                ],
+            )
 
     # ---- runs ----
 

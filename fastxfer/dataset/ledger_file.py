@@ -138,7 +138,7 @@ def row_of(entry: Entry, place: int) -> tuple[Any, ...]:
     return (
         folded(entry.path), entry.path, place, entry.line, entry.url,
         json.dumps(entry.mirrors) if entry.mirrors else None,
-        entry.size, entry.mtime, entry.mtime_exact, entry.etag, _written(entry.checksums), entry.shown,
+        entry.size, entry.mtime, entry.mtime_exact, entry.etag, written(entry.checksums), entry.shown,
         json.dumps(dict(entry.options)) if entry.options else None,
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
 def known_row(entry: Entry, known: Known) -> tuple[Any, ...]:
     """Returns the columns of KNOWN for a file that was just done, as `entry` lists it."""
     return (
-        known.size, known.mtime_ns, known.etag, known.modified, _written(known.checksums),
+        known.size, known.mtime_ns, known.etag, known.modified, written(known.checksums),
         entry.size, entry.mtime, entry.etag, entry.shown, 0,
     )  # fmt: skip
 
@@ -177,7 +177,8 @@ def known_of(row: tuple[Any, ...]) -> Known:
     )
 
 
-def _written(checksums: tuple[tuple[str, str], ...]) -> str | None:
+def written(checksums: tuple[tuple[str, str], ...]) -> str | None:
+    """Returns checksums as a column has them."""
     return " ".join(f"{name}:{digest}" for name, digest in checksums) or None
 
 

@@ -17,7 +17,7 @@ from fastxfer.dataset.compare import By, Finding, Local, Verdict, compare
 from fastxfer.dataset.entries import Entry
 from fastxfer.dataset.filters import Filters
 from fastxfer.dataset.ledger import Ledger
-from fastxfer.errors import FastxferError, LedgerError
+from fastxfer.errors import LedgerError, StorageError
 from fastxfer.storage.directory import Directory
 
 
@@ -66,29 +66,32 @@ class Here:
 
     def __init__(self, dest: str | os.PathLike[str]) -> None:
         self._root = Directory.open(Path(dest))
-        self._folder: str | None = None
-        self._open: Directory | None = None
+        self._folder = ""
+        self._open: Directory | StorageError = self._root
 
     def look(self, path: str) -> Local | None:
         """Returns what stands there as a regular file, None for nothing and for anything else: what that is
         the transfer says when it comes to it.
         """
-        folder, _, name = path.rpartition("/")
-        if folder != self._folder:
-            self._folder, self._open = folder, self._reach(folder)
-        if self._open is None:
-            return None
         try:
-            there = self._open.look(name)
-        except FastxferError:
+            folder, name = self.reach(path)
+            there = folder.look(name)
+        except StorageError:
             return None
         return None if there is None else Local(there.st_size, there.st_mtime_ns)
 
-    def _reach(self, folder: str) -> Directory | None:
-        try:
-            return self._root.walk(folder.split("/") if folder else ())
-        except FastxferError:
-            return None
+    def reach(self, path: str) -> tuple[Directory, str]:
+        """Returns the folder of a file, and its name there. Raises StorageError."""
+        above, _, name = path.rpartition("/")
+        if above != self._folder:
+            self._folder = above
+            try:
+                self._open = self._root.walk(above.split("/") if above else ())
+            except StorageError as error:
+                self._open = error
+        if isinstance(self._open, StorageError):
+            raise self._open.with_traceback(None)
+        return self._open, name
 
 
 class Looks(Protocol):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fastxfer.dataset.compare import Known
 from fastxfer.dataset.entries import Entry
 from fastxfer.dataset.ledger import Done, Ledger, Page
 from fastxfer.inputs.entry import Fault
+from fastxfer.storage.digest import make_hasher
 
 SOURCE = "http://127.0.0.1:9/set/"
 
@@ -39,3 +41,49 @@ def fetched(ledger: Ledger, dest: Path, entries: Iterable[Entry], data: bytes = 
         done.append(Done(each, known))
     ledger.keep(done)
     ledger.synced()
+
+
+def mirrored(
+    dest: Path,
+    files: Mapping[str, bytes],
+    algorithms: Sequence[str] = ("crc64nvme",),
+    told: Sequence[str] = (),
+) -> None:
+    """Has these files at the destination as a run leaves them: listed, kept, with checksums of `algorithms`;
+    the listing tells those that are `told`.
+    """
+    with Ledger(dest) as ledger:
+        entries = {}
+        for path, data in files.items():
+            sums = tuple((name, _digest(name, data)) for name in told)
+            entries[path] = replace(entry(path, len(data)), checksums=sums)
+        listed(ledger, entries.values())
+        done = []
+        for path, data in files.items():
+            file = dest / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+            os.utime(file, (1e9, 1e9))
+            sums = tuple((name, _digest(name, data)) for name in algorithms)
+            known = Known(len(data), file.stat().st_mtime_ns, '"v1"', 1e9, sums)
+            done.append(Done(entries[path], known))
+        ledger.keep(done)
+        ledger.synced()
+
+
+def flip(path: Path, at: int) -> None:
+    """Flips a bit of a file, whose size and time stay."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def _digest(algorithm: str, data: bytes) -> str:
+    hasher = make_hasher(algorithm)
+    hasher.update(data)
+    return hasher.hexdigest()
