@@ -28,6 +28,7 @@ from fastxfer.dataset.entries import OWN_FOLDER, Entry
 from fastxfer.dataset.ledger_file import (
     ENTRY,
     INSERT,
+    KEEP,
     KNOWN,
     NAME,
     ROWS,
@@ -380,8 +381,7 @@ class Ledger:
         with self.file.change() as db:
             pairs = [(each, folded(each.entry.path)) for each in done]
             db.executemany(
-                f"INSERT OR REPLACE INTO kept (key, path, source, {KNOWN}, url) "
-                f"VALUES ({','.join('?' * 14)})",
+                KEEP,
                 [(key, each.entry.path, source, *known_row(*each), each.entry.url) for each, key in pairs],
             )
             db.executemany(

@@ -132,6 +132,17 @@ ON CONFLICT (key, path) DO UPDATE SET
     size = excluded.size, mtime = excluded.mtime, mtime_exact = excluded.mtime_exact, etag = excluded.etag,
     checksums = excluded.checksums, shown = excluded.shown, options = excluded.options"""
 
+# A file that was found unchanged and not read keeps the checksums that are known of it.
+_UNCHANGED = (
+    "excluded.checksums IS NULL AND synced >= 0 AND (size, mtime_ns) = (excluded.size, excluded.mtime_ns)"
+)
+_NEW = ", ".join(
+    f"{name} = excluded.{name}" for name in f"source, {KNOWN}, url".split(", ") if name != "checksums"
+)
+KEEP = f"""INSERT INTO kept (key, path, source, {KNOWN}, url) VALUES ({",".join("?" * 14)})
+ON CONFLICT (key, path) DO UPDATE SET
+    checksums = CASE WHEN {_UNCHANGED} THEN checksums ELSE excluded.checksums END, {_NEW}"""
+
 
 def row_of(entry: Entry, place: int) -> tuple[Any, ...]:
     """Returns the values that INSERT takes."""

@@ -18,17 +18,19 @@ from hypothesis import strategies as st
 
 from fastxfer.dataset import ledger as ledger_module
 from fastxfer.dataset.collisions import refuse_collisions
-from fastxfer.dataset.compare import Verdict
+from fastxfer.dataset.compare import Known, Verdict
 from fastxfer.dataset.entries import Entry, checked_path
 from fastxfer.dataset.exports import manifest_lines, sha256sums_lines
 from fastxfer.dataset.filters import Filters
-from fastxfer.dataset.ledger import Ledger, Page
+from fastxfer.dataset.ledger import Done, Ledger, Page
 from fastxfer.dataset.ledger_file import NAME
 from fastxfer.dataset.planning import Deletion, Here, Tally, deletions, tasks
 from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyError
 from fastxfer.inputs.entry import Fault
 from fastxfer.names import check_collisions, folded
 from tests.dataset.sets import SOURCE, entry, fetched, listed
+
+SUM = (("sha256", "a" * 64),)
 
 
 def verdicts(ledger: Ledger, dest: Path, filters: Filters | None = None) -> dict[str, Verdict]:
@@ -351,7 +353,7 @@ def test_a_file_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path)
 
 KILLED = """
 import sys
-from fastxfer.dataset.ledger import Ledger, Page
+from fastxfer.dataset.ledger import Done, Ledger, Page
 from fastxfer.dataset.entries import Entry
 
 with Ledger(sys.argv[1]) as ledger:
@@ -395,3 +397,33 @@ def test_the_folded_form_is_one_that_sqlite_keeps(name: str) -> None:
     except OptionError:
         return
     assert folded(name).encode().decode() == folded(name)
+
+
+@pytest.mark.parametrize(
+    ("again", "left"),
+    [
+        (Known(5, 7, '"v1"'), SUM),
+        (Known(5, 7, '"v1"', checksums=(("md5", "b" * 32),)), (("md5", "b" * 32),)),
+        (Known(5, 8, '"v1"'), ()),
+        (Known(6, 7, '"v1"'), ()),
+    ],
+)
+def test_what_is_found_unchanged_keeps_its_checksums(
+    tmp_path: Path, again: Known, left: tuple[tuple[str, str], ...]
+) -> None:
+    with Ledger(tmp_path) as ledger:
+        listed(ledger, [entry("a")])
+        ledger.keep([Done(entry("a"), Known(5, 7, '"v1"', checksums=SUM))])
+        ledger.keep([Done(entry("a"), again)])
+        ((_, _, known),) = ledger.kept()
+        assert (known.size, known.mtime_ns, known.checksums) == (again.size, again.mtime_ns, left)
+
+
+def test_what_was_doubted_loses_its_checksums_with_what_comes(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        listed(ledger, [entry("a")])
+        ledger.keep([Done(entry("a"), Known(5, 7, checksums=SUM))])
+        ledger.doubt(["a"])
+        ledger.keep([Done(entry("a"), Known(5, 7))])
+        ((_, _, known),) = ledger.kept()
+        assert (known.checksums, known.doubted) == ((), False)
