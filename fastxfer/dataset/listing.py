@@ -118,7 +118,7 @@ class _Walk:
                 return self._events.get(timeout=_LOOK_S)
             except queue.Empty:
                 continue
-        raise InterruptedTransferError("the listing was stopped; run it again to go on")
+        raise _stopped()
 
     def _take(self, event: _Event) -> None:
         """Writes down what came of a place."""
@@ -134,6 +134,8 @@ class _Walk:
         if event.error is None:
             self._ledger.listed(place)
             return
+        if isinstance(event.error, InterruptedTransferError):  # no failure: it waits for the next call
+            raise _stopped() from event.error
         self._ledger.place_failed(place, str(event.error))
         self._failed += 1
         if self._failed >= MAX_FAILED:
@@ -178,3 +180,7 @@ class _Walk:
             except queue.Full:
                 continue
         return False
+
+
+def _stopped() -> InterruptedTransferError:
+    return InterruptedTransferError("the listing was stopped; run it again to go on")

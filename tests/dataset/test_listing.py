@@ -228,6 +228,26 @@ def test_a_listing_that_is_stopped_goes_on_with_what_waits(tmp_path: Path) -> No
         assert "/" not in asked[before:]
 
 
+class Stops:
+    """A Lister that is the first one to notice that all is to stop."""
+
+    source, root, terms = "here", "all", ""
+
+    def list(self, place: Place) -> Iterator[Page]:
+        """See Lister."""
+        yield Page([Entry("a", "http://h/a")], cursor="1")
+        raise InterruptedTransferError("a request was stopped")
+
+
+def test_a_place_that_was_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        with pytest.raises(InterruptedTransferError, match="the listing was stopped"):
+            walk(ledger, Stops())
+        assert list(ledger.failures()) == []
+        (place,) = ledger.waiting(9)
+        assert place.cursor == "1"
+
+
 # ---- manifests ----
 
 
