@@ -93,6 +93,7 @@ ROOM_OF = {
     "fastxfer.sources.store_errors": "pure",
     "fastxfer.sources.clock_skew": "pure",
     "fastxfer.sources.multipart": "pure",
+    "fastxfer.sources.object_listing": "pure",
     "fastxfer.sources.tus": "pure",
     "fastxfer.plan": "pure",
     "fastxfer.options": "pure",

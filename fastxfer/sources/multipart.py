@@ -16,8 +16,8 @@ from itertools import pairwise
 
 from fastxfer.errors import BadResponseError
 from fastxfer.plan.response import Headers
-from fastxfer.sources.store_errors import is_refusal, read_refusal, store_error
-from fastxfer.sources.store_xml import Element, decoded_key, read_xml
+from fastxfer.sources.store_errors import read_answer
+from fastxfer.sources.store_xml import Element, decoded_key
 from fastxfer.units import MAX_SIZE
 
 MAX_PARTS = 10_000
@@ -111,7 +111,7 @@ class Copied:
 def read_started(body: bytes, headers: Headers | None = None, kind: str = "s3") -> StartedUpload:
     """Returns what InitiateMultipartUpload answered. Raises BadResponseError and StoreError."""
     # rclone's server leaves out the "Result".
-    root = _root(body, headers, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
+    root = read_answer(body, headers, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
     key = decoded_key(root.raw("Key"), root.find("EncodingType"), kind)
     return StartedUpload(root.find("Bucket") or "", key, _upload_id(root))
 
@@ -124,7 +124,7 @@ def read_parts(body: bytes, asked_marker: int = 0, headers: Headers | None = Non
     last one of the page before once more (rclone). One that is listed twice in different words is left out,
     for nobody can tell which of them counts.
     """
-    root = _root(body, headers, "ListPartsResult")
+    root = read_answer(body, headers, "ListPartsResult")
     listed = [_part(element) for element in root.each("Part")]
     if any(later.number < earlier.number for earlier, later in pairwise(listed)):
         raise BadResponseError("the store lists parts in no order")
@@ -154,7 +154,7 @@ def read_uploads(
 
     Raises BadResponseError, also for a page that leads to itself, and StoreError.
     """
-    root = _root(body, headers, "ListMultipartUploadsResult")
+    root = read_answer(body, headers, "ListMultipartUploadsResult")
     encoding = root.find("EncodingType")
     uploads = tuple(
         PendingUpload(
@@ -179,7 +179,7 @@ def read_completed(body: bytes, headers: Headers | None = None, kind: str = "s3"
     """Returns what CompleteMultipartUpload answered: with 200 it may still be an error, since the status goes
     out before the work is done. Raises BadResponseError and StoreError.
     """
-    root = _root(body, headers, "CompleteMultipartUploadResult")
+    root = read_answer(body, headers, "CompleteMultipartUploadResult")
     key = decoded_key(root.raw("Key"), root.find("EncodingType"), kind)
     whole = root.find("ChecksumType") != "COMPOSITE"
     return CompletedUpload(
@@ -195,7 +195,7 @@ def read_copied(body: bytes, headers: Headers | None = None) -> Copied:
     """Returns what UploadPartCopy or CopyObject answered: with 200 it may still be an error. Raises
     BadResponseError and StoreError.
     """
-    root = _root(body, headers, "CopyPartResult", "CopyObjectResult")
+    root = read_answer(body, headers, "CopyPartResult", "CopyObjectResult")
     return Copied(_etag(root), _printable(root, "LastModified"), _checksums(root))
 
 
@@ -224,17 +224,6 @@ def _complete_part(part: UploadedPart, kind: str) -> str:
     )
     etag = part.etag.translate(_ESCAPED)
     return f"<Part><PartNumber>{part.number}</PartNumber><ETag>{etag}</ETag>{told}</Part>"
-
-
-def _root(body: bytes, headers: Headers | None, *names: str) -> Element:
-    """Returns the document's root, one of those names. Raises the StoreError that it is otherwise."""
-    root = read_xml(body)
-    if is_refusal(root):
-        refusal = read_refusal(200, headers or Headers(), body)
-        raise store_error("the store took the request and then failed", refusal)
-    if root.name not in names:
-        raise BadResponseError(f"the store answered {root.name[:60]!r} in place of {names[0]}")
-    return root
 
 
 def _part(element: Element) -> UploadedPart:

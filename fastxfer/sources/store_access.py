@@ -65,6 +65,7 @@ class StoreAccess:
         location: what it is about; prints as s3://bucket/key.
         address: where that was asked at first; it has no secrets.
         anonymous: nothing is signed.
+        told: the endpoint was given: requests go nowhere else.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class StoreAccess:
         self.address: Address = store.address(location.bucket, location.key)
         self.anonymous = source is None
         self._store = store
-        self._told = told  # the endpoint was given: requests go nowhere else
+        self.told = told
         self._source = source
         self._clock = clock
         self._lock = threading.Lock()
@@ -262,7 +263,7 @@ class StoreAccess:
         region = other_region(refusal, self._store.region)
         if region is None:
             return False
-        if not self._told:
+        if not self.told:
             endpoint = None
         elif refusal.status == 400:
             endpoint = str(self._store.endpoint)

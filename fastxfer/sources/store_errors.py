@@ -139,6 +139,19 @@ def is_refusal(root: Element) -> bool:
     return root.name in ("Error", "ErrorResponse")
 
 
+def read_answer(body: bytes, headers: Headers | None, *names: str) -> Element:
+    """Returns the root of an answer's document, one of those names. Raises BadResponseError, and for a
+    refusal the StoreError that it tells.
+    """
+    root = read_xml(body)
+    if is_refusal(root):
+        refusal = read_refusal(200, headers or Headers(), body)
+        raise store_error("the store took the request and then failed", refusal)
+    if root.name not in names:
+        raise BadResponseError(f"the store answered {root.name[:60]!r} in place of {names[0]}")
+    return root
+
+
 def _document(body: bytes) -> Element | None:
     """Returns the element that holds the code, or None."""
     if not body:

@@ -33,7 +33,10 @@ _BAD_PART = (
 _EC = {"NoSuchUpload": "0017-00000244", "NoSuchKey": "0026-00000001", "AccessDenied": "0003-00000001"}
 _CODES = {"BadDigest": "InvalidDigest"}  # of S3, where OSS has another word
 _BY_STATUS = {304: "NotModified", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
-_ENCODED = ("Key", "Prefix", "Marker", "NextMarker", "Delimiter", "StartAfter", "KeyMarker", "NextKeyMarker")
+_ENCODED = (
+    "Key", "Prefix", "Marker", "NextMarker", "Delimiter", "StartAfter", "KeyMarker", "NextKeyMarker",
+    "NextContinuationToken",
+)  # fmt: skip
 
 
 class Asked:
