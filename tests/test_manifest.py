@@ -217,6 +217,32 @@ def test_a_list_of_checksums_is_below_the_base() -> None:
     assert [line for line, _, _ in faults(text, "checksums")] == [3, 4]
 
 
+def test_a_relative_url_is_of_the_base() -> None:
+    def urls(url: str) -> tuple[str, ...]:
+        return one(json.dumps({"url": url, "path": "p"}), "jsonl").urls
+
+    assert urls("d/a%20b?x=1") == ("https://h/base/d/a%20b?x=1",)
+    assert urls("../a") == ("https://h/a",)
+    assert urls("/a") == ("https://h/a",)
+    assert one('{"url": "d/a%20b"}', "jsonl").name == "a b"
+    (row,) = read('{"url": "d/a"}', "jsonl", base=False)
+    assert isinstance(row.told, Fault) and "without a scheme" in row.told.reason
+
+
+def test_a_base_in_a_store_has_keys_as_they_are_called_and_lets_no_record_name_another() -> None:
+    def told(text: str, format: str) -> list[Entry | Fault]:
+        return [row.told for row in rows([text.encode()], format, base_urls=["s3://b/d"], head=text.encode())]
+
+    (entry,) = told(f"{SHA256}  a b+%41\n", "checksums")
+    assert isinstance(entry, Entry) and entry.urls == ("s3://b/d/a b+%41",)
+    below, mirrored, elsewhere = told(
+        "url,path,mirrors\n,a b,\n,c,http://h/c s3://other/c\ns3://other/x,x,\n", "csv"
+    )
+    assert isinstance(below, Entry) and below.urls == ("s3://b/d/a b",)
+    assert isinstance(mirrored, Entry) and mirrored.urls == ("s3://b/d/c", "http://h/c")
+    assert isinstance(elsewhere, Fault) and "scheme 's3'" in elsewhere.reason
+
+
 def test_a_metalink_is_read_file_by_file() -> None:
     def file(name: str, more: str = "") -> str:
         return f'<file name="{name}"><size>5</size>{more}<url>http://h/{name}</url></file>\n'

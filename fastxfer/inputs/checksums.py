@@ -16,6 +16,7 @@ from urllib.parse import quote
 from fastxfer.errors import OptionError
 from fastxfer.inputs.entry import Entry, Warnings, at, lines_of, usable_urls
 from fastxfer.options import parse_checksum
+from fastxfer.sources.schemes import is_location
 
 _PLAIN = re.compile(r"(\\?)([0-9A-Fa-f]{32,}) [ *](.+)")
 _TAGGED = re.compile(r"(\\?)([A-Za-z][A-Za-z0-9-]{1,15}) ?\((.+)\) ?= ?(\S+)")
@@ -44,9 +45,15 @@ def read_checksums(text: str, warnings: Warnings, *, base_urls: Sequence[str]) -
 
 
 def usable_bases(base_urls: Sequence[str], warnings: Warnings) -> tuple[str, ...]:
-    """Returns base URLs with a slash at their ends. Raises OptionError."""
+    """Returns base URLs, of object stores too, with a slash at their ends. Raises OptionError."""
     slashed = [base if base.endswith("/") else base + "/" for base in base_urls]
-    return usable_urls("base_url", slashed, warnings)
+    return usable_urls("base_url", slashed, warnings, stores=True)
+
+
+def url_below(base: str, name: str) -> str:
+    """Returns the URL of a name below a base URL. Raises UnicodeError for a name that is not Unicode."""
+    name.encode()
+    return base + (name if is_location(base) else quote(name))
 
 
 def entry_of_line(where: str, line: str, bases: Sequence[str]) -> Entry:
@@ -66,7 +73,7 @@ def entry_of_line(where: str, line: str, bases: Sequence[str]) -> Entry:
     try:
         ((algorithm, digest),) = parse_checksum({algorithm: digest})
         name = (_unescaped(name) if escaped else name).removeprefix("./")
-        urls = tuple(base + quote(name, errors="strict") for base in bases)
+        urls = tuple(url_below(base, name) for base in bases)
     except ValueError as error:
         raise at(where, error) from error
     return Entry(urls, name, options={"checksum": {algorithm: digest}}, where=where)

@@ -2,9 +2,10 @@
 whole (checksums, aria2's and plain lists, Metalink).
 
 A table has the columns url, path, size, checksum, mirrors, mtime and etag, in any order; others are passed
-over. `url` may be missing where there is a base URL: the path below it is. `path` may be missing: the URL's
-last component is. A checksum is "sha256:HEX", or an object of such; mirrors are a list, or URLs with spaces
-between them; mtime is in seconds since 1970, or a date of ISO 8601, in UTC where it names no zone.
+over. `url` may be missing where there is a base URL, the path below it is; or it may be relative to that.
+`path` may be missing: the URL's last component is. A checksum is "sha256:HEX", or an object of such; mirrors
+are a list, or URLs with spaces between them; mtime is in seconds since 1970, or a date of ISO 8601, in UTC
+where it names no zone.
 
 What is wrong with a record is a `Fault`, and the next one is read. Only what makes the rest unreadable, XML
 that is none, a table without a column that is needed, is an OptionError.
@@ -60,13 +61,19 @@ class Row(NamedTuple):
     after: Position
 
 
+def format_by_name(name: str) -> str | None:
+    """Returns the format that the ending of a name tells, None where it tells none."""
+    ending = re.search(r"\.[a-z0-9]+\Z", name.lower())
+    return _ENDINGS.get(ending[0]) if ending is not None else None
+
+
 def format_of(name: str, head: bytes) -> str:
     """Returns the format of a manifest, one of STREAMED or "parquet": by the ending of its name, else by how
     it begins. Raises OptionError.
     """
-    ending = re.search(r"\.[a-z0-9]+\Z", name.lower())
-    if ending is not None and ending[0] in _ENDINGS:
-        return _ENDINGS[ending[0]]
+    told = format_by_name(name)
+    if told is not None:
+        return told
     if head.startswith(b"PAR1"):
         return "parquet"
     text = head.decode("utf-8-sig", "replace").lstrip()

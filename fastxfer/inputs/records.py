@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from json import loads
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from fastxfer.errors import OptionError
-from fastxfer.inputs.checksums import BY_LENGTH
+from fastxfer.inputs.checksums import BY_LENGTH, url_below
 from fastxfer.inputs.entry import Entry, Fault, Warnings, named, usable_urls
 from fastxfer.options import parse_checksum
+from fastxfer.sources.schemes import is_location
 from fastxfer.units import MAX_SIZE
 
 COLUMNS = ("url", "path", "size", "checksum", "mirrors", "mtime", "etag")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _HEX = re.compile(r"[0-9A-Fa-f]{32,128}")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
@@ -25,14 +27,15 @@ def entry_of(record: Mapping[str, Any], bases: Sequence[str], where: str) -> Ent
     path, url = _text(record, "path"), _text(record, "url")
     if not url and not (path and bases):
         raise OptionError(f"{where}: the record has no url" + ("" if path else ", and no path"))
-    urls = [url] if url else [base + quote(path, errors="replace") for base in bases]
-    urls += _mirrors(record.get("mirrors"))
-    if any(" " in each or not each.isprintable() for each in urls):
+    below = path.encode(errors="replace").decode()  # what is no Unicode is refused as a name
+    own = tuple(url_below(base, below) for base in bases) if not url else ()
+    others = [*_absolute(url, bases), *_mirrors(record.get("mirrors"))]
+    if any(" " in each or not each.isprintable() for each in others):
         raise OptionError(f"{where}: a URL has a space or a control character in it: percent-encode it")
     checksum = _checksum(record.get("checksum"))
     return named(
         Entry(
-            usable_urls(where, urls, Warnings()),
+            _usable(where, own, others),
             path,
             options={"checksum": checksum} if checksum else {},
             size=_size(record.get("size")),
@@ -41,6 +44,25 @@ def entry_of(record: Mapping[str, Any], bases: Sequence[str], where: str) -> Ent
             etag=_text(record, "etag") or None,
         )
     )
+
+
+def _absolute(url: str, bases: Sequence[str]) -> list[str]:
+    """Returns a record's URL, from each base where it is relative."""
+    if not url or not bases or _SCHEME.match(url):
+        return [url] if url else []
+    try:
+        return [urljoin(base, url) for base in bases]
+    except ValueError:
+        raise OptionError("a URL cannot be read: its host makes no sense") from None
+
+
+def _usable(where: str, own: tuple[str, ...], others: list[str]) -> tuple[str, ...]:
+    """Returns those URLs that can be fetched from. The caller's own may be of a store; the file's may not,
+    for they would be asked with the caller's credentials.
+    """
+    stores = tuple(url for url in own if is_location(url))
+    plain = [url for url in own if not is_location(url)] + others
+    return stores + usable_urls(where, plain, Warnings()) if plain or not stores else stores
 
 
 def told(make: Callable[[], Entry], record: Mapping[str, Any] | str, line: int) -> Entry | Fault:
