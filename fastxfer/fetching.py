@@ -25,14 +25,17 @@ def fetch_aside(
     *,
     most_bytes: int,
     stopped: threading.Event | None = None,
+    keep: bool = False,
 ) -> Download:
     """Fetches `url` to `path` with those of the options that are given that are of the network; returns the
-    download, which is over. Raises the errors of a fetch, BadResponseError for what is longer than
-    `most_bytes`, InterruptedTransferError when `stopped` is set.
+    download, which is over. With `keep` it may be large: over all connections, and what is there of it stays
+    and is gone on from. Raises the errors of a fetch, BadResponseError for what is longer than `most_bytes`,
+    InterruptedTransferError when `stopped` is set.
     """
     network = {name: value for name, value in given.items() if name not in _OF_THE_OBJECT}
-    alone = TransferOptions.build(**{**network, "connections": 1, "durability": "none"})
-    download = Download(url, path, alone)
+    if not keep:
+        network |= {"connections": 1, "durability": "none"}
+    download = Download(url, path, TransferOptions.build(**network))
     download.begin()
     try:
         while not download.over.wait(_LOOK_S):
@@ -41,7 +44,7 @@ def fetch_aside(
             if stopped is not None and stopped.is_set():
                 raise InterruptedTransferError("it was stopped")
     finally:
-        download.cancel(keep=False)
+        download.cancel(keep=keep)
         download.over.wait()
     if download.error is not None:
         raise download.error

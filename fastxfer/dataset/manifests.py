@@ -21,6 +21,13 @@ HEAD_BYTES = 64 * 1024
 _READ_BYTES = 1 << 16
 
 
+def checked_format(format: str | None) -> str | None:
+    """Returns the format that a caller names, None for none. Raises OptionError."""
+    if format is not None and format not in (*STREAMED, "parquet", "aria2"):
+        raise OptionError(f"the format of a manifest must be one of {', '.join(STREAMED)}, parquet")
+    return "list" if format == "aria2" else format
+
+
 class ManifestLister:
     """A Lister of a manifest: a file, or a stream such as standard input, which cannot be gone on with. It
     has one place.
@@ -36,10 +43,8 @@ class ManifestLister:
         base_urls: Sequence[str] = (),
         source: str = "",
     ) -> None:
-        if format is not None and format not in (*STREAMED, "parquet", "aria2"):
-            raise OptionError(f"the format of a manifest must be one of {', '.join(STREAMED)}, parquet")
         self._base_urls = tuple(base_urls)
-        self._format = "list" if format == "aria2" else format
+        self._format = checked_format(format)
         self._stream: BinaryIO | None = None
         self._path = ""
         if isinstance(manifest, str | os.PathLike):
