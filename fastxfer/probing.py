@@ -10,7 +10,13 @@ import time
 
 from fastxfer.engine.loop import shared_engine
 from fastxfer.engine.request import Exchange, Head
-from fastxfer.errors import BadResponseError, FastxferError, Retry, TransferTimeoutError
+from fastxfer.errors import (
+    BadResponseError,
+    FastxferError,
+    InterruptedTransferError,
+    Retry,
+    TransferTimeoutError,
+)
 from fastxfer.lanes import request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
@@ -20,6 +26,8 @@ from fastxfer.refusals import judge_refusal
 from fastxfer.results import RemoteObject
 from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource
+
+_LOOK_S = 0.1
 
 
 class _Answer:
@@ -57,13 +65,18 @@ class _Answer:
         self.over.set()
 
 
-def probe(source: RemoteSource, options: TransferOptions) -> RemoteObject:
-    """Returns what the server tells of the object behind `source`. Raises as `fastxfer.probe` says."""
+def probe(
+    source: RemoteSource, options: TransferOptions, stopped: threading.Event | None = None
+) -> RemoteObject:
+    """Returns what the server tells of the object behind `source`. Raises as `fastxfer.probe` says, and
+    InterruptedTransferError when `stopped` is set.
+    """
+    stopped = stopped or threading.Event()
     failures = 0
     asked: Span | None = (0, 1)
     source.ready()
     while True:
-        answer = _ask(source, asked, options)
+        answer = _ask(source, asked, options, stopped)
         if answer.refused and answer.error is None and _learns(source, answer):
             continue
         try:
@@ -73,7 +86,8 @@ def probe(source: RemoteSource, options: TransferOptions) -> RemoteObject:
             failures += 1
             if error.retry is not Retry.SAME_SOURCE or failures > options.retries:
                 raise
-            threading.Event().wait(backoff_s(failures, random.random()))
+            if stopped.wait(backoff_s(failures, random.random())):
+                raise _stopped() from error
             continue
         match answer.verdict:
             case Moved(location):
@@ -86,7 +100,9 @@ def probe(source: RemoteSource, options: TransferOptions) -> RemoteObject:
                 return _told(source, answer)
 
 
-def _ask(source: RemoteSource, asked: Span | None, options: TransferOptions) -> _Answer:
+def _ask(
+    source: RemoteSource, asked: Span | None, options: TransferOptions, stopped: threading.Event
+) -> _Answer:
     engine = shared_engine()
     answer = _Answer(source, asked)
     request = request_for(source, asked)
@@ -102,11 +118,22 @@ def _ask(source: RemoteSource, asked: Span | None, options: TransferOptions) -> 
 
     engine.call_soon(send)
     limit = options.connect_timeout + options.stall_timeout
-    if not answer.over.wait(limit):
-        stalled = TransferTimeoutError(f"no answer came for {limit:g} s")
-        engine.call_soon(lambda: engine.abort(made[0], stalled))
-        answer.over.wait()
+    ends = time.monotonic() + limit
+    while not answer.over.wait(_LOOK_S):
+        if stopped.is_set():
+            _abort(answer, made, _stopped())
+        elif time.monotonic() >= ends:
+            _abort(answer, made, TransferTimeoutError(f"no answer came for {limit:g} s"))
     return answer
+
+
+def _abort(answer: _Answer, made: list[Exchange], error: FastxferError) -> None:
+    shared_engine().call_soon(lambda: shared_engine().abort(made[0], error))
+    answer.over.wait()
+
+
+def _stopped() -> InterruptedTransferError:
+    return InterruptedTransferError("it was stopped")
 
 
 def _learns(source: RemoteSource, answer: _Answer) -> bool:

@@ -67,7 +67,7 @@ class RemoteManifestLister:
         except OSError as error:
             raise storage_error("make a folder for the manifest", error) from error
         checked = replace(TransferOptions.build(**options), connections=1)
-        told = probe(open_source(url, checked), checked)
+        told = probe(open_source(url, checked), checked, stopped)
         self._told = Identity(told.size, told.etag, told.last_modified)
         what = [hashlib.sha256(url.encode()).hexdigest(), told.size, told.etag, told.last_modified]
         if not self._told.has_validator:

@@ -9,6 +9,7 @@ is known, so that a kill makes nothing be fetched twice but what was just coming
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -57,8 +58,8 @@ class Told(NamedTuple):
 
 
 class Mirror(Background[MirrorReport]):
-    """A run, on a thread of its own; see the module, and Background. `make_lister` gets the filters and the
-    ledger's folder. `told` is called for each object of which something became.
+    """A run, on a thread of its own; see the module, and Background. `make_lister` gets the filters, the
+    ledger's folder and what is set to stop. `told` is called for each object of which something became.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Mirror(Background[MirrorReport]):
         source: str,
         destination: Destination,
         own: MirrorOptions,
-        make_lister: Callable[[Filters, Path], Lister],
+        make_lister: Callable[[Filters, Path, threading.Event], Lister],
         told: Callable[[Told], object] | None = None,
     ) -> None:
         super().__init__(safe_url(source) if "://" in source else source)
@@ -163,7 +164,7 @@ class Mirror(Background[MirrorReport]):
             raise InterruptedTransferError("the run was stopped; run it again to go on")
 
     def _list(self, ledger: Ledger, goes_on: bool) -> None:
-        lister = self._make_lister(self._filters, self._destination.folder / OWN_FOLDER)
+        lister = self._make_lister(self._filters, self._destination.folder / OWN_FOLDER, self._stop)
 
         def found(count: int) -> None:
             self._listed = count
@@ -373,9 +374,15 @@ def begin(
     """Begins a run; `given` are keywords of `fetch`. Raises OptionError."""
     from fastxfer.dataset.sources import lister_for
 
-    def make(filters: Filters, work: Path) -> Lister:
+    def make(filters: Filters, work: Path, stopped: threading.Event) -> Lister:
         return lister_for(
-            source, given, format=own.format, base_urls=own.base_url, filters=filters, work=work
+            source,
+            given,
+            format=own.format,
+            base_urls=own.base_url,
+            filters=filters,
+            stopped=stopped,
+            work=work,
         )
 
     mirror = Mirror(source, destination, own, make, told)

@@ -106,7 +106,7 @@ def _index(
     checked = replace(TransferOptions.build(**given), connections=1)
     source = HttpSource.of(url, checked)
     if not urlsplit(source.url).path.endswith("/"):
-        told = probe(source, checked)
+        told = probe(source, checked, stopped)
         kind = (told.content_type or "").partition(";")[0].strip().lower()
         if kind != "text/html" and not urlsplit(told.url).path.endswith("/"):
             raise OptionError(
