@@ -25,6 +25,7 @@ from fastxfer.dataset.filters import Filters
 from fastxfer.dataset.ledger import Done, Ledger, Totals
 from fastxfer.dataset.listing import Lister, walk
 from fastxfer.dataset.planning import Task, deletions, tasks
+from fastxfer.dataset.proving import prove
 from fastxfer.dataset.report import MOST_NAMED, Counts, Failure, MirrorProgress, MirrorReport
 from fastxfer.dataset.results import Came, Destination
 from fastxfer.errors import FastxferError, InterruptedTransferError, LedgerError
@@ -191,7 +192,10 @@ class Mirror(Background[MirrorReport]):
 
     def _verify(self, ledger: Ledger) -> None:
         """Reads what is here, and has be fetched again what is damaged."""
-        raise NotImplementedError
+        self._phase = "verifying"
+        found = prove(ledger, self._destination.folder, mark=True, stopped=self._stop.is_set)
+        self._check_stop()
+        self._counts.damaged = found.damaged_count + found.missing_count
 
     def _steps(self, ledger: Ledger) -> Iterator[Task]:
         return tasks(
