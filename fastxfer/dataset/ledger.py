@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from fastxfer.dataset.compare import Known
 from fastxfer.dataset.entries import OWN_FOLDER, Entry
 from fastxfer.dataset.ledger_file import (
+    BY_SIZE,
     ENTRY,
     INSERT,
     KEEP,
@@ -319,9 +320,7 @@ class Ledger:
         size = "-coalesce(e.size, -1)" if largest else "0"
         if largest:
             with self.file.change() as db:
-                db.execute(
-                    "CREATE INDEX IF NOT EXISTS entries_by_size ON entries (-coalesce(size, -1), key, path)"
-                )
+                db.execute(BY_SIZE.replace("INDEX", "INDEX IF NOT EXISTS"))
         statement = (
             f"SELECT e.key, e.path, {listed}, {known}, {size} FROM entries e "
             "LEFT JOIN kept k ON k.key = e.key AND k.path = e.path "

@@ -103,6 +103,10 @@ SCHEMA = {
 }
 
 
+BY_SIZE = "CREATE INDEX entries_by_size ON entries (-coalesce(size, -1), key, path)"
+"""An index that is there once a run has begun with the largest."""
+
+
 class LedgerFile(Database):
     """The database below a ledger."""
 
@@ -119,6 +123,9 @@ class LedgerFile(Database):
         # cut takes from the ledger is compared with the source again.
         pragmas={"page_size": 8192, "synchronous": "NORMAL", "cache_size": -_CACHE_KIB},
     )
+
+    def _schema(self) -> dict[str, str]:
+        return {name: sql for name, sql in super()._schema().items() if sql != BY_SIZE}
 
 
 INSERT = f"""INSERT INTO entries (key, path, {ENTRY}) VALUES ({",".join("?" * 13)})

@@ -55,6 +55,14 @@ def test_an_entry_comes_back_as_it_was_listed(tmp_path: Path) -> None:
         assert [step.entry for step in ledger.steps()] == [whole, bare]
 
 
+def test_the_largest_come_first_now_and_the_next_time(tmp_path: Path) -> None:
+    sizes = {"a": 1, "b": 30, "c": None, "d": 200}
+    for _ in range(2):
+        with Ledger(tmp_path) as ledger:
+            listed(ledger, [entry(path, size) for path, size in sizes.items()])
+            assert [step.entry.path for step in ledger.steps(largest=True)] == ["d", "b", "a", "c"]
+
+
 def test_a_listing_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         assert not ledger.begin_listing(SOURCE, "root", "terms")
