@@ -36,6 +36,11 @@ class Background(ABC, Generic[Result]):
         """Starts it."""
         self._thread.start()
 
+    def run(self) -> Result:
+        """Does it on the thread that calls, without one of its own. Raises as `wait`."""
+        self._run()
+        return self.wait()
+
     def cancel(self) -> None:
         """Ends it; what the server has is kept to go on from."""
         self._stop.set()

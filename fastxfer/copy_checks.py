@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastxfer._native.checksum import crc32c, crc64nvme, crc64xz
 from fastxfer._native.memory import PartBuffer
 from fastxfer.errors import ChecksumError
+from fastxfer.storage.digest import make_hasher
 
 CRC = {"crc32c": crc32c, "crc64nvme": crc64nvme, "crc64xz": crc64xz}
 """Those that can be put together of the parts'."""
 DIGITS = {"crc32c": 8, "crc64nvme": 16, "crc64xz": 16}
+
+
+class Expected(NamedTuple):
+    """What a listing says of an object: its bytes, and its digests, as (algorithm, hex digest) pairs."""
+
+    size: int | None = None
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 def hex_of(name: str, value: int) -> str:
@@ -23,6 +32,19 @@ def sums_of(buffer: PartBuffer, ours: str, others: Iterable[str]) -> dict[str, s
     """Returns the CRCs of what is in a buffer in hex, by name: its own, and others."""
     found = {name: CRC[name](buffer) for name in others}
     return {name: hex_of(name, value) for name, value in {ours: buffer.crc, **found}.items()}
+
+
+def digests_of(buffer: PartBuffer, names: Iterable[str]) -> dict[str, str]:
+    """Returns the digests of what is in a buffer that are no CRCs. Raises OptionError for one whose library
+    is missing.
+    """
+    found = {}
+    for name in names:
+        if name not in CRC:
+            hasher = make_hasher(name)
+            hasher.update(buffer)
+            found[name] = hasher.hexdigest()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

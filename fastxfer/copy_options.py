@@ -22,6 +22,8 @@ SHARED = frozenset(
     )
 )  # fmt: skip
 """The options of TransferOptions that a copy takes."""
+OF_SOURCE = ("headers", "auth", "netrc", "secret_headers")
+"""Those that go to the source alone."""
 _CRCS = ("crc32c", "crc64nvme", "crc64xz")
 _DEFAULT_MEMORY = 256 << 20
 _LEAST_MEMORY = 1 << 20
@@ -120,11 +122,10 @@ def shared_out(
     if not same_kind or own.of_source != CopyOptions().of_source:
         source = replace(source, **own.of_source)
     plain = TransferOptions()
-    alone = ("auth", "netrc", "secret_headers")
     target = replace(
         options,
         connections=own.connections,
         headers=own.object_headers,
-        **{name: getattr(plain, name) for name in alone},
+        **{name: getattr(plain, name) for name in OF_SOURCE if name != "headers"},
     )
     return source, target

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fastxfer._native.memory import PartBuffer
 from fastxfer.background import Background
-from fastxfer.copy_checks import Checks, sums_of
+from fastxfer.copy_checks import Checks, Expected, digests_of, sums_of
 from fastxfer.copy_fields import fields_of, name_for
 from fastxfer.copy_in_store import (
     CannotCopyError,
@@ -51,15 +51,30 @@ from fastxfer.upload_store import Seen, UploadStore
 
 STORE_PART = 64 << 20
 ABORT_S = 5.0
+AT_ONCE = 1 << 20
+"""An object that is known to be no larger comes with the first request for it."""
 CHANGES = 3
 """So often is a copy begun anew because the source has changed."""
 
 
 class Copy(Background[CopyResult]):
-    """See the module, and Background. Raises OptionError for a URL or an option that cannot be used."""
+    """See the module, and Background. It is to be what is `expected`; `access` is a way to the target where
+    there is one already. Raises OptionError for a URL or an option that cannot be used.
+    """
 
-    def __init__(self, source: str, target: str, own: CopyOptions, options: TransferOptions) -> None:
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        own: CopyOptions,
+        options: TransferOptions,
+        *,
+        expected: Expected | None = None,
+        access: StoreAccess | None = None,
+    ) -> None:
         self._from = source
+        self._expected = expected or Expected()
+        self._access = access
         self.location = target_of(target, Path(name_for(source, target)))
         super().__init__(str(self.location))
         self._own = own
@@ -74,7 +89,8 @@ class Copy(Background[CopyResult]):
 
     def _work(self) -> CopyResult:
         with ExitStack() as stack:
-            calls = StoreCalls(StoreAccess.of(self.location, self._options), self._options, self._stop)
+            access = self._access or StoreAccess.of(self.location, self._options)
+            calls = StoreCalls(access, self._options, self._stop)
             stack.callback(calls.close)
             self._calls = calls
             self._source = CopySource(self._from, self._source_options, self._stop)
@@ -87,7 +103,7 @@ class Copy(Background[CopyResult]):
         changes = 0
         while True:
             try:
-                return self._copy(self._source.look())
+                return self._copy((self._taken() if not changes else None) or self._source.look())
             except SourceChangedError as changed:
                 changes += 1
                 reason = f"the source changed: {changed}"
@@ -101,11 +117,25 @@ class Copy(Background[CopyResult]):
                     ) from changed
                 self._notes.append(f"{reason}: all of it again")
 
+    def _taken(self) -> Look | None:
+        """Returns what the source tells, together with all of a small object, where it is to pass here."""
+        size, store = self._expected.size, UploadStore(self._calls, ())
+        if size is None or size > AT_ONCE:
+            return None
+        if self._own.server_side and same_store(store, self._source, same_user=self._same_user):
+            return None
+        return self._source.take(size, xz=store.crc_name == "crc64xz")
+
     def _copy(self, look: Look) -> CopyResult:
         size = look.identity.size
+        if size is not None and self._expected.size not in (None, size):
+            raise RemoteChangedError(
+                f"{self._source.display} is another object than was listed: {size} bytes"
+            )
         self._look = look
         self.progress = replace(self.progress, size=size, state="running")
-        self._checks = Checks(self._source.display, look.checksums, self._source_options.checksum)
+        asked = (*self._source_options.checksum, *self._expected.digests)
+        self._checks = Checks(self._source.display, look.checksums, asked)
         self._store = UploadStore(
             self._calls, fields_of(self._source.original, look, self._own, self.location.scheme)
         )
@@ -373,6 +403,7 @@ class Copy(Background[CopyResult]):
 
     def _at_once(self, buffer: PartBuffer) -> CopyResult:
         sums = sums_of(buffer, self._store.crc_name, self._checks.algorithms)
+        sums |= digests_of(buffer, dict(self._expected.digests))
         self._checks.hold(sums)
         seen, verified = Whole(self._store, buffer, self._wait_note).put()
         by = "stream" if buffer.filled and not self._look.ranges else "relay"

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -118,6 +119,18 @@ class StoreAccess:
         except TypeError:  # a callable that has no hash
             source = _source_for.__wrapped__(*chosen_by)
         return cls(location, store, source, told=endpoint is not None)
+
+    def at(self, key: str) -> StoreAccess:
+        """Returns the way to another object of the bucket, which begins with all that was learned here: the
+        credentials, the region, the server's time. Raises OptionError.
+        """
+        with self._lock:
+            other = copy(self)
+        other._lock = threading.Lock()
+        other.location = replace(self.location, key=key)
+        other.address = other._store.address(other.location.bucket, key)
+        other._lessons = 0
+        return other
 
     @property
     def kind(self) -> str:
