@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fastxfer import copy_options
+from fastxfer.copy_options import CopyOptions
+from fastxfer.errors import OptionError
 from fastxfer.options import TransferOptions, checked_options, parse_choice, parse_flag, parse_whole
 
 NOT_SHARED = frozenset(
@@ -16,6 +19,12 @@ NOT_SHARED = frozenset(
 )  # fmt: skip
 """The options of TransferOptions that say nothing of a whole set."""
 SHARED = frozenset(each.name for each in fields(TransferOptions)) - NOT_SHARED
+COPY = tuple(each for each in fields(CopyOptions) if each.name not in ("connections", "checkpoint_dir"))
+"""The options of CopyOptions that a run to a store takes too."""
+_COPIED = (copy_options.SHARED & SHARED) | {"connections"}
+"""The options of TransferOptions that mean something where the destination is a store."""
+_TO_STORE = frozenset(each.name for each in COPY) | {"state_dir"}
+_TO_FOLDER = (SHARED - _COPIED) | {"verify"}
 MAX_JOBS = 256
 
 
@@ -92,7 +101,56 @@ class MirrorOptions:
         _texts, (), "where the names of a manifest without URLs are; may be repeated: mirrors", "URL"
     )
 
+    state_dir: str | None = _option(
+        _format, None,
+        "where the ledgers of runs to stores are (default: $XDG_STATE_HOME/fastxfer/mirrors, "
+        "~/.local/state/fastxfer/mirrors)",
+        "D",
+    )  # fmt: skip
+
     @classmethod
     def build(cls, **given: Any) -> MirrorOptions:
         """Returns checked options. Raises OptionError that names the option."""
         return cls(**checked_options(cls, given))
+
+
+def means_nothing(name: str, *, to_store: bool) -> bool:
+    """Returns whether an option means nothing for such a destination."""
+    return name in (_TO_FOLDER if to_store else _TO_STORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The options of a run: its own, those of `fetch` by name, and those that copies alone have."""
+
+    own: MirrorOptions
+    shared: dict[str, Any]
+    copies: dict[str, Any]
+
+    @classmethod
+    def of(cls, options: dict[str, Any], *, to_store: bool) -> Given:
+        """Returns the options, checked. Raises OptionError, and TypeError for a name that there is not."""
+        mine = {each.name for each in fields(MirrorOptions)}
+        of_copies = {each.name for each in COPY}
+        for name, value in options.items():
+            if name not in mine | SHARED | of_copies:
+                raise TypeError(f"there is no option {name!r} of a mirror run")
+            if means_nothing(name, to_store=to_store) and value not in (None, False):
+                where = "an object store" if to_store else "a folder"
+                raise OptionError(f"option {name}: it means nothing where the destination is {where}")
+        own = MirrorOptions.build(**{name: value for name, value in options.items() if name in mine})
+        shared = {name: value for name, value in options.items() if name in SHARED}
+        copies = {name: value for name, value in options.items() if name in of_copies}
+        TransferOptions.build(**shared)
+        CopyOptions.build(**copies)
+        return cls(own, shared, copies)
+
+    def of_source(self, *, same_kind: bool) -> dict[str, Any]:
+        """Returns the options of `fetch` that hold for the source; see `copy_options.shared_out`."""
+        built = CopyOptions.build(**self.copies)
+        if same_kind and built.of_source == CopyOptions().of_source:
+            return self.shared
+        others = {name: value for name, value in self.shared.items() if name not in copy_options.STORE}
+        told = {name: self.copies[f"source_{name}"] for name in copy_options.STORE
+                if f"source_{name}" in self.copies}  # fmt: skip
+        return {**others, **told}

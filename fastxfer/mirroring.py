@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from fastxfer.api import Path
+from fastxfer.api import Path as AnyPath
 from fastxfer.dataset.folder import Folder
 from fastxfer.dataset.report import MirrorProgress, MirrorReport
 from fastxfer.dataset.results import Destination
 from fastxfer.dataset.run import Mirror, Told, begin
-from fastxfer.mirror_options import SHARED, MirrorOptions
-from fastxfer.options import TransferOptions
+from fastxfer.dataset.store import StorePrefix, folder_of
+from fastxfer.errors import OptionError
+from fastxfer.mirror_options import Given
+from fastxfer.options import TransferOptions, parse_connections
 from fastxfer.progress.reporter import wait_reported
+from fastxfer.sources.schemes import is_location
+from fastxfer.sources.store_access import StoreAccess
+from fastxfer.storage.copy_file import default_directory
+
+CONNECTIONS = 16
 
 
 def mirror(
     source: str,
-    dest: Path,
+    dest: AnyPath,
     *,
     jobs: int | None = None,
-    connections: int = 16,
+    connections: int = CONNECTIONS,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     compare: str = "auto",
@@ -46,9 +54,11 @@ def mirror(
     Args:
         source: the index of an HTTP server (a URL with a slash at its end), s3://BUCKET/PREFIX or
             oss://BUCKET/PREFIX, or a manifest: a file, a URL, or - for standard input.
-        dest: a folder, which is made.
-        jobs: objects over 1 MiB at once. Smaller ones share the connections.
-        connections: requests at once.
+        dest: a folder, which is made; or s3://BUCKET/PREFIX or oss://BUCKET/PREFIX, to which all is copied
+            without touching the disk.
+        jobs: objects over 1 MiB at once, 2 by default; smaller ones share the connections. To a store copies
+            at once, 8 by default, of whatever size.
+        connections: requests at once. To a store they are shared out to the copies.
         include, exclude: globs of paths; see docs/mirror.md. Exclude wins.
         compare: what tells that an object is here already: "auto", "size", "time", "etag", "checksum", or
             "always" to fetch all.
@@ -64,7 +74,10 @@ def mirror(
         progress: True for a bar, or a callable that takes a MirrorProgress about five times a second, on a
             thread of its own.
         told: a callable that takes a Told for each object of which something became, on a thread of its own.
-        options: those of `fetch` about the network, its pace, the store and durability, for all objects.
+        options: to a folder those of `fetch` about the network, its pace, the store and durability, for all
+            objects. To a store those of `copy`, but for checksum, on_change and checkpoint_dir; `memory` is
+            for all copies together. `state_dir` is where the ledgers of such runs are, by default
+            `$XDG_STATE_HOME/fastxfer/mirrors`.
 
     Raises:
         FastxferError: what ends all: the disk is full, the first place cannot be listed, a hundred cannot.
@@ -105,18 +118,44 @@ def mirror(
 
 
 def begin_mirror(
-    source: str, dest: Path, *, told: Callable[[Told], object] | None = None, **options: Any
+    source: str, dest: AnyPath, *, told: Callable[[Told], object] | None = None, **options: Any
 ) -> Mirror:
     """Begins a run with the options of `mirror`, and returns it. Raises OptionError and TypeError."""
-    own = {name: value for name, value in options.items() if name in MirrorOptions.__dataclass_fields__}
-    shared = {name: value for name, value in options.items() if name not in own}
-    for name in shared:
-        if name not in SHARED:
-            raise TypeError(f"there is no option {name!r} of a mirror run")
-    mine = MirrorOptions.build(**own)
-    TransferOptions.build(**shared)
-    return begin(os.fspath(source), _destination(dest, mine, shared), mine, shared, told)
+    source, dest = os.fspath(source), os.fspath(dest)
+    if not is_location(dest.strip()):
+        given = Given.of(options, to_store=False)
+        destination: Destination = Folder(dest, given.shared, given.own.jobs)
+        return begin(source, destination, given.own, given.shared, told)
+    given = Given.of(options, to_store=True)
+    same_kind = _kind(source) == _kind(dest)
+    of_source = given.of_source(same_kind=same_kind)
+    destination = _store(dest, given)
+    if given.own.format is None:
+        _refuse_itself(source, of_source, destination)
+    return begin(source, destination, given.own, of_source, told)
 
 
-def _destination(dest: Path, own: MirrorOptions, shared: dict[str, Any]) -> Destination:
-    return Folder(dest, shared, own.jobs)
+def _store(dest: str, given: Given) -> StorePrefix:
+    shared = dict(given.shared)
+    connections = shared.pop("connections", CONNECTIONS)
+    state = given.own.state_dir
+    return StorePrefix(
+        dest,
+        shared,
+        given.copies,
+        Path(os.path.abspath(state)) if state else default_directory(os.environ, Path.home()) / "mirrors",
+        jobs=given.own.jobs,
+        connections=parse_connections(connections),
+    )
+
+
+def _kind(url: str) -> str:
+    return url.strip().partition(":")[0].lower() if is_location(url.strip()) else ""
+
+
+def _refuse_itself(source: str, given: Mapping[str, Any], destination: StorePrefix) -> None:
+    """Raises OptionError for a prefix that goes into itself."""
+    if is_location(source.strip()) and destination.overlaps(
+        folder_of(source), StoreAccess.of(folder_of(source), TransferOptions.build(**given))
+    ):
+        raise OptionError("the source and the destination are the same prefix, or one is within the other")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Option, Parser, transfer_options, values
@@ -14,8 +15,9 @@ from fastxfer.cli.signals import stop_on_signals
 from fastxfer.dataset.report import MirrorReport
 from fastxfer.dataset.run import Mirror, Told
 from fastxfer.errors import InterruptedTransferError, OptionError
-from fastxfer.mirror_options import SHARED, MirrorOptions
+from fastxfer.mirror_options import COPY, SHARED, MirrorOptions, means_nothing
 from fastxfer.mirroring import begin_mirror
+from fastxfer.sources.schemes import is_location
 
 if TYPE_CHECKING:
     from fastxfer.progress.bar import Bar
@@ -25,6 +27,9 @@ MOST_LINES = 20
 EPILOG = """\
 SOURCE is the index of an HTTP server (a URL with / at its end), s3://BUCKET/PREFIX or oss://BUCKET/PREFIX,
 or a manifest: a file, a URL, or - for standard input. DEST is a folder; its ledger is .fastxfer/mirror.db.
+Or it is s3://BUCKET/PREFIX or oss://BUCKET/PREFIX: all goes there without touching the disk, and the ledger
+is in a folder of its own (--state-dir). Where and who of stores (--endpoint, --region, ...) are then DEST's,
+and SOURCE's too where it is of the same kind and no --source-... of them is given; so as in fastxfer copy.
 
 Every option with a value is also a variable, --max-errors is FASTXFER_MAX_ERRORS; the command line wins. K, M
 and G are powers of 1024. Ctrl-C stops: run the same command again to go on. Exit status 1: something failed
@@ -37,14 +42,16 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         "mirror",
         "SOURCE DEST [OPTION...]",
-        "Has a folder have what a source lists: fetches what is missing or changed, deletes what\n"
-        "vanished if asked to, and remembers it all in a ledger.",
+        "Has a folder, or a prefix of an object store, have what a source lists: fetches what is missing\n"
+        "or changed, deletes what vanished if asked to, and remembers it all in a ledger.",
         epilog=EPILOG,
     )
     parser.add_argument("words", metavar="SOURCE DEST", nargs="*", help="from where to where, see below")
     own = [Option.of(each) for each in fields(MirrorOptions)]
+    copies = [Option.of(each) for each in COPY]
     shared = transfer_options(only=SHARED)
     parser.add_options("mirror", own)
+    parser.add_options("to an object store", copies)
     parser.add_argument("--report", metavar="FILE", help="write a page with plots of the run, in HTML")
     add_manner(parser)
     parser.add_insecure()
@@ -54,9 +61,17 @@ def run(arguments: Sequence[str]) -> int:
         raise OptionError("a source and a destination are wanted: fastxfer mirror SOURCE DEST")
     manner = Manner.of(given)
     screen = _Screen(manner)
-    running = begin_mirror(*given.words, told=screen.told, **values([*own, *shared], given))
+    chosen = _chosen([*own, *copies, *shared], given, to_store=is_location(given.words[1].strip()))
+    running = begin_mirror(*given.words, told=screen.told, **chosen)
     report = screen.show_to_the_end(running)
     return _end(report, manner)
+
+
+def _chosen(options: Sequence[Option], given: Namespace, *, to_store: bool) -> dict[str, Any]:
+    """Returns the options that were given. A variable that means nothing for the destination is not."""
+    other = [each for each in options if means_nothing(each.name, to_store=to_store)]
+    fitting = [each for each in options if each not in other]
+    return {**values(fitting, given), **values(other, given, {})}
 
 
 def _end(report: MirrorReport, manner: Manner) -> int:

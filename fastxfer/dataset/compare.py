@@ -15,6 +15,8 @@ from fastxfer.dataset.entries import Entry
 
 TIME_STEP_S = 1.0
 """Times of HTTP are in whole seconds."""
+TOLD = "told-"
+"""Before the name of a checksum that the listing told, and that was not held against the bytes."""
 
 
 class By(enum.Enum):
@@ -64,7 +66,8 @@ class Known:
     Attributes:
         size, mtime_ns: of the file, when it was done.
         etag, modified: the validators of the answer that it came with; `modified` in seconds since 1970.
-        checksums: (algorithm, hex digest) pairs, computed or verified here.
+        checksums: (algorithm, hex digest) pairs, computed or verified here; with TOLD before the name of one
+            that the listing told only.
         listed_size, listed_mtime, listed_etag, listed_shown: what the listing said then.
         doubted: whether the machine began anew before the file's bytes were surely on its disk, or they were
             found to be others.
@@ -132,7 +135,8 @@ _SAID = {
 
 
 def _checksum(entry: Entry, known: Known) -> bool | None:
-    here = dict(known.checksums)
+    told = {name.removeprefix(TOLD): digest for name, digest in known.checksums if name.startswith(TOLD)}
+    here = {**told, **dict(known.checksums)}
     both = [digest == here[name] for name, digest in entry.checksums if name in here]
     return all(both) if both else None
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
+from fastxfer.dataset.compare import TOLD, Known
 from fastxfer.dataset.ledger import Ledger
 from fastxfer.errors import storage_error
 from fastxfer.sources.http import safe_url
@@ -22,7 +23,7 @@ def manifest_lines(ledger: Ledger, *, secrets: bool = False) -> Iterator[str]:
             "url": url if secrets else safe_url(url),
             "path": path,
             "size": known.size,
-            "checksum": dict(known.checksums) or None,
+            "checksum": _proven(known) or None,
             "etag": known.etag,
             "mtime": known.modified,
         }
@@ -38,6 +39,10 @@ def sha256sums_lines(ledger: Ledger) -> Iterator[str]:
         if digest is not None:
             escaped = path.translate(_ESCAPED)
             yield f"{'' if escaped == path else chr(92)}{digest}  {escaped}\n"
+
+
+def _proven(known: Known) -> dict[str, str]:
+    return {name: digest for name, digest in known.checksums if not name.startswith(TOLD)}
 
 
 def save(lines: Iterable[str], path: str | os.PathLike[str]) -> None:
