@@ -18,7 +18,8 @@ from fastxfer.errors import OptionError
 from fastxfer.mirror_options import Given
 from fastxfer.options import TransferOptions, parse_connections
 from fastxfer.progress.reporter import wait_reported
-from fastxfer.sources.schemes import is_location
+from fastxfer.sources.http import HttpSource
+from fastxfer.sources.schemes import is_http, is_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.copy_file import default_directory
 
@@ -122,6 +123,8 @@ def begin_mirror(
 ) -> Mirror:
     """Begins a run with the options of `mirror`, and returns it. Raises OptionError and TypeError."""
     source, dest = os.fspath(source), os.fspath(dest)
+    if is_http(source) and options.get("auth") is None:
+        options["auth"] = HttpSource.of(source, TransferOptions()).credentials  # for all of its origin
     if not is_location(dest.strip()):
         given = Given.of(options, to_store=False)
         destination: Destination = Folder(dest, given.shared, given.own.jobs)

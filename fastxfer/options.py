@@ -43,6 +43,8 @@ DIGEST_HEX_LENGTHS = {
 _PROXY_SCHEMES = {"http", "https", "socks4", "socks4a", "socks5", "socks5h"}
 _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+HARMLESS_HEADERS = ("user-agent", "accept", "accept-language")
+"""Header fields that tell nothing of a caller that another origin may not know."""
 _OWN_HEADERS = {"range", "if-range", "accept-encoding", "host", "content-length", "transfer-encoding", "te"}
 
 
@@ -562,3 +564,14 @@ def merged_options(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
         mine = {name.lower() for name, _ in both[1]}
         merged["headers"] = [*(pair for pair in both[0] if pair[0].lower() not in mine), *both[1]]
     return merged
+
+
+def told_to_all(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options without what may be a secret of the caller's: for an origin that somebody else has
+    named.
+    """
+    told = {name: value for name, value in given.items() if name not in ("auth", "client_cert", "headers")}
+    if "headers" in given:
+        pairs = TransferOptions.build(headers=given["headers"]).headers
+        told["headers"] = [pair for pair in pairs if pair[0].lower() in HARMLESS_HEADERS]
+    return told

@@ -9,7 +9,7 @@ from typing import Any
 from fastxfer.errors import OptionError
 from fastxfer.inputs.entry import Entry as Input
 from fastxfer.names import folded, safe_path
-from fastxfer.options import parse_checksum
+from fastxfer.options import merged_options, parse_checksum, told_to_all
 
 OWN_FOLDER = ".fastxfer"
 
@@ -31,6 +31,8 @@ class Entry:
         shown: what the source says of the size where that is not exact ("1.2K").
         options: keywords of `fetch` for it alone.
         line: its place in what was read, 0 where there is none.
+        stranger: whether it is at another origin than the source that names it: it gets none of the caller's
+            secrets.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Entry:
     shown: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     line: int = 0
+    stranger: bool = False
 
     @classmethod
     def of_input(cls, given: Input, line: int = 0) -> Entry:
@@ -69,3 +72,8 @@ def checked_path(name: str) -> str:
     if folded(first) == OWN_FOLDER:
         raise OptionError(f"{name[:80]!r} is not safe as a path: {OWN_FOLDER!r} is where the ledger is")
     return name
+
+
+def options_of(entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keywords of `fetch` for an entry; `given` are those of all."""
+    return merged_options(told_to_all(given) if entry.stranger else given, entry.options)

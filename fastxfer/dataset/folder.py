@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fastxfer.dataset.compare import Known, Local, Verdict
-from fastxfer.dataset.entries import Entry
+from fastxfer.dataset.entries import Entry, options_of
 from fastxfer.dataset.planning import Here, Task
 from fastxfer.dataset.results import Came
 from fastxfer.errors import FastxferError, InterruptedTransferError, storage_error
-from fastxfer.options import TransferOptions, merged_options
+from fastxfer.options import TransferOptions
 from fastxfer.plan.dates import http_time
 from fastxfer.small import Fetched, SmallObjects, Wanted
 from fastxfer.small.items import Outcome
@@ -89,8 +89,8 @@ class Folder:
             if known is not None:
                 return Came(entry, known, skipped=True)
         own = None
-        if entry.options:
-            own = TransferOptions.build(**merged_options(self._given, entry.options))
+        if entry.options or entry.stranger:
+            own = TransferOptions.build(**options_of(entry, self._given))
         return Wanted(
             entry.url,
             entry.path,

@@ -69,7 +69,8 @@ def walk(
     `ended_age_s`; returns whether it is complete. What could not be listed is in `ledger.failures()`; another
     call tries it again. `told` gets the number of entries that were found so far.
 
-    Raises InterruptedTransferError when `stopped` is set, and the error of the hundredth place that failed.
+    Raises InterruptedTransferError when `stopped` is set, the error of the first place, and of the hundredth
+    other one that failed.
     """
     filters = filters or Filters()
     terms = json.dumps([lister.terms, filters.include, filters.exclude])
@@ -138,7 +139,7 @@ class _Walk:
             raise _stopped() from event.error
         self._ledger.place_failed(place, str(event.error))
         self._failed += 1
-        if self._failed >= MAX_FAILED:
+        if self._failed >= MAX_FAILED or place.depth == 0:
             raise event.error
 
     def _checked(self, place: Place, page: Page) -> Page:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,8 +31,10 @@ from fastxfer.dataset.report import MOST_NAMED, Counts, Failure, MirrorProgress,
 from fastxfer.dataset.results import Came, Destination
 from fastxfer.errors import FastxferError, InterruptedTransferError, LedgerError
 from fastxfer.mirror_options import MirrorOptions
+from fastxfer.options import TransferOptions, told_to_all
 from fastxfer.plan.rates import RateMeter
-from fastxfer.sources.http import safe_url
+from fastxfer.sources.http import HttpSource, origin, safe_url
+from fastxfer.sources.schemes import is_http, is_location
 
 GROUP = 1000
 """Files that are written down at once, at the most."""
@@ -70,11 +73,13 @@ class Mirror(Background[MirrorReport]):
         own: MirrorOptions,
         make_lister: Callable[[Filters, Path, threading.Event], Lister],
         told: Callable[[Told], object] | None = None,
+        home: tuple[str, str, int] | None = None,
     ) -> None:
         super().__init__(safe_url(source) if "://" in source else source)
         self._source = source
         self._destination = destination
         self._own = own
+        self._home = home
         self._filters = Filters(own.include, own.exclude)
         self._by = By(own.compare)
         self._make_lister = make_lister
@@ -260,7 +265,18 @@ class Mirror(Background[MirrorReport]):
             self._check_stop()
             self._judged(task)
             if task.finding.verdict is not Verdict.SAME:
-                yield task
+                yield self._known_to(task)
+
+    def _known_to(self, task: Task) -> Task:
+        """Returns a task whose entry says whether its server may know the caller's secrets."""
+        entry = task.entry
+        if self._home is None or is_location(entry.url):
+            return task
+        try:
+            at_home = origin(entry.url) == self._home
+        except ValueError:
+            at_home = False
+        return task if at_home else task._replace(entry=replace(entry, stranger=True))
 
     def _too_many(self) -> bool:
         return self._own.max_errors is not None and self._counts.failed >= self._own.max_errors
@@ -389,6 +405,9 @@ def begin(
             work=work,
         )
 
-    mirror = Mirror(source, destination, own, make, told)
+    home = None
+    if is_http(source) and told_to_all(given) != given:
+        home = HttpSource.of(source, TransferOptions.build(**given)).home
+    mirror = Mirror(source, destination, own, make, told, home)
     mirror.begin()
     return mirror

@@ -23,7 +23,7 @@ from fastxfer.copy_checks import Expected
 from fastxfer.copy_options import OF_SOURCE, SHARED, STORE, CopyOptions
 from fastxfer.copy_run import Copy
 from fastxfer.dataset.compare import TOLD, Known, Local, Verdict
-from fastxfer.dataset.entries import OWN_FOLDER, Entry
+from fastxfer.dataset.entries import OWN_FOLDER, Entry, options_of
 from fastxfer.dataset.ledger import Place
 from fastxfer.dataset.planning import Task
 from fastxfer.dataset.results import Came
@@ -38,7 +38,7 @@ from fastxfer.errors import (
     StorageError,
     TargetBusyError,
 )
-from fastxfer.options import TransferOptions, merged_options
+from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, unquoted
 from fastxfer.results import CopyResult
 from fastxfer.sources.locations import Location, parse_location
@@ -272,7 +272,9 @@ class StorePrefix:
 
     def _options_of(self, entry: Entry) -> TransferOptions:
         own = {name: value for name, value in entry.options.items() if name in _OF_AN_ENTRY}
-        return TransferOptions.build(**merged_options(self._given, own)) if own else self._options
+        if not (own or entry.stranger):
+            return self._options
+        return TransferOptions.build(**options_of(replace(entry, options=own), self._given))
 
     # ---- any thread ----
 

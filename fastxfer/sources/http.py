@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from fastxfer._version import __version__
 from fastxfer.errors import BadResponseError, OptionError
-from fastxfer.options import TransferOptions
+from fastxfer.options import HARMLESS_HEADERS, TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
 from fastxfer.sources.schemes import is_location
@@ -34,7 +34,6 @@ _SECRET_HEADERS = (
     "x-api-key",
     "x-auth-",
 )
-_HARMLESS_HEADERS = ("user-agent", "accept", "accept-language")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -138,7 +137,7 @@ class HttpSource:
     @classmethod
     def stranger(cls, url: str, options: TransferOptions) -> HttpSource:
         """Returns the source for a URL of another origin than the caller's secrets are for."""
-        told = tuple(field for field in options.headers if field[0].lower() in _HARMLESS_HEADERS)
+        told = tuple(field for field in options.headers if field[0].lower() in HARMLESS_HEADERS)
         other = cls.of(url, replace(options, auth=None, headers=told))
         return replace(other, options=options, client_cert=False)
 

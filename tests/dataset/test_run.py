@@ -348,3 +348,31 @@ def test_ten_kills_lose_nothing_and_fetch_nothing_twice(own_nginx: Nginx, tree: 
     assert there == {f"{n % 97}/{n}": (tree / str(n % 100)).read_bytes() for n in range(MANY)}
     twice = sum(count - 1 for count in asked.values())
     assert twice <= KILLS * 300, twice
+
+
+# ---- secrets ----
+
+
+def test_what_another_origin_is_asked_for_tells_it_no_secrets(tmp_path: Path) -> None:
+    """A manifest that a server gives names objects of other servers too."""
+
+    def answer(request: Request, connection: Connection) -> None:
+        connection.respond(200, {}, manifest if request.target == "/set.csv" else b"object")
+
+    with RawServer(answer) as home, RawServer(answer) as other:
+        manifest = f"url,path\n{home.url('/a')},a\n{other.url('/b')},b\n".encode()
+        url = home.url("/set.csv").replace("//", "//user:hunter2@")
+        report = fastxfer.mirror(url, tmp_path / "dest", headers={"X-Api-Key": "1", "User-Agent": "me"})
+        assert (report.fetched, report.ok) == (2, True)
+        told = {each.target: each.headers for each in [*home.requests, *other.requests]}
+    assert told["/a"]["authorization"].startswith("Basic ") and told["/a"]["x-api-key"] == "1"
+    assert not {"authorization", "x-api-key"} & {name.lower() for name in told["/b"]}
+    assert told["/b"]["user-agent"] == "me"
+    assert "hunter2" not in str(report.to_dict())
+
+
+def test_a_source_that_cannot_be_listed_is_an_error_and_not_a_report(nginx: Nginx, tmp_path: Path) -> None:
+    with pytest.raises(fastxfer.NotFoundError):
+        fastxfer.mirror(nginx.url("no-such-folder", prefix="index") + "/", tmp_path / "dest")
+    with pytest.raises(fastxfer.StorageError):
+        fastxfer.mirror(str(tmp_path / "no-such-manifest.csv"), tmp_path / "dest")
