@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastxfer.dataset.compare import By, Known, Local, Verdict, compare
+from fastxfer.dataset.compare import TOLD, By, Known, Local, Verdict, compare
 from fastxfer.dataset.entries import Entry
 
 SUM = (("sha256", "aa"),)
@@ -28,6 +28,15 @@ def test_another_size_is_a_change_in_every_way(by: By) -> None:
     bigger = replace(ENTRY, size=6)
     assert compare(bigger, KNOWN, LOCAL, by).verdict is CHANGED
     assert compare(bigger, None, LOCAL, by).verdict is CHANGED
+
+
+def test_a_checksum_that_was_only_told_then_tells_whether_it_is_told_again() -> None:
+    bare = Entry("a", "http://h/a", checksums=SUM)
+    known = Known(5, 10**18, checksums=((TOLD + "sha256", "aa"), ("crc64nvme", "77")))
+    assert compare(bare, known, LOCAL).verdict is SAME
+    assert compare(replace(bare, checksums=(("sha256", "bb"),)), known, LOCAL).verdict is CHANGED
+    proven = replace(known, checksums=(("sha256", "cc"), *known.checksums))
+    assert compare(bare, proven, LOCAL).verdict is CHANGED
 
 
 @pytest.mark.parametrize("by", By)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
+
+import pytest
 
 from fastxfer.dataset.run import Told
 from tests.dataset.to_stores import FOLDERS, ODD, Tree, counts, filled, objects_of, operations, to
@@ -14,6 +16,7 @@ from tests.servers.gateway import Call
 from tests.servers.objects import make_bytes
 from tests.servers.oss_facade import OssFacade
 from tests.servers.proxy import Proxy
+from tests.servers.raw import Fault, RangeHandler, RawServer, first
 from tests.servers.rgw import Rgw
 from tests.servers.store import Store
 from tests.stores.copying import of_source
@@ -197,3 +200,29 @@ def test_a_mirror_helps_where_the_first_url_fails(weed: Store, web: Tree, state:
     manifest.write_text(json.dumps(row) + "\n")
     assert counts(to(weed, str(manifest), state)) == (1, 0, 0, 0)
     assert objects_of(weed) == {"x": b"12345"}
+
+
+DATA = make_bytes(70_000, 5)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        (RangeHandler(DATA), 1),
+        (RangeHandler(DATA, ranges=False), 1),
+        (RangeHandler(DATA, faults=first(1, Fault(cut_after=5000))), 3),
+        (RangeHandler(DATA, faults=first(1, Fault(status=503))), 3),
+        (RangeHandler(DATA, ranges=False, faults=first(1, Fault(cut_after=5000, reset=True))), None),
+    ],
+    ids=["at once", "without ranges", "cut off", "busy", "cut off without ranges"],
+)
+def test_a_small_object_comes_at_once_or_as_any_other(
+    weed: Store, state: Path, source: RangeHandler, asked: int | None
+) -> None:
+    with RawServer(source) as server:
+        manifest = state.parent / "set.jsonl"
+        row = {"url": server.url("/x"), "path": "x", "size": len(DATA)}
+        manifest.write_text(json.dumps({**row, "checksum": f"md5:{md5(DATA).hexdigest()}"}) + "\n")
+        assert counts(to(weed, str(manifest), state)) == (1, 0, 0, 0)
+        assert asked in (None, len(server.requests))
+    assert objects_of(weed) == {"x": DATA}

@@ -170,7 +170,9 @@ def test_a_kill_has_nothing_copied_twice_but_what_was_on_its_way(
                     process.kill()
             stored(proxy, puts)
         done = subprocess.run(argv, capture_output=True, env=environment(), timeout=DEADLINE_S, check=True)
-        again = [name for name, times in Counter(stored(proxy, puts)).items() for _ in range(times - 1)]
+        sent = stored(proxy, puts)
+        assert counts(to(proxy.store, web.url, state, part_size=OSS_PART)) == (0, 301, 0, 0)
+        again = [name for name, times in Counter(sent).items() for _ in range(times - 1)]
     result = events(done.stdout.decode())[-1]
     assert result["failed"] == 0 and result["fetched"] < 150
     # A kill catches four parts of the large object, and of the small ones those of the other three jobs.

@@ -163,6 +163,23 @@ def test_those_that_were_signed_before_a_lesson_go_again_too() -> None:
     assert not it.refused(SKEWED, date, NOW, generation=it.generation)
 
 
+def test_another_object_begins_with_what_was_learned_and_learns_for_itself() -> None:
+    first = opened()
+    assert first.refused(SKEWED, formatdate(NOW + 3600, usegmt=True), NOW)
+    other = first.at("b/c d")
+    assert str(other.location) == "s3://bucket/b/c d" and str(first.location) == "s3://bucket/a key"
+    assert other.address.url == "https://bucket.s3.us-east-1.amazonaws.com/b/c%20d"
+    assert not other.needs_refresh()
+    signed = other.signed("GET")
+    assert signed.url.endswith("/b/c%20d")
+    assert field(signed, "x-amz-date") == stamp_of(NOW + 3600)
+    assert other.refused(SKEWED, formatdate(NOW - 3600, usegmt=True), NOW)
+    assert field(other.signed("GET"), "x-amz-date") == stamp_of(NOW - 3600)
+    assert field(first.signed("GET"), "x-amz-date") == stamp_of(NOW + 3600)
+    with pytest.raises(OptionError):
+        first.at("\udc80")
+
+
 def test_the_region_is_learned_where_no_endpoint_was_given() -> None:
     it = opened()
     assert it.refused(Refusal(301, "PermanentRedirect", region="eu-west-1"))
