@@ -41,8 +41,9 @@ from fastxfer.errors import (
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, unquoted
 from fastxfer.results import CopyResult
+from fastxfer.sources.http import origin
 from fastxfer.sources.locations import Location, parse_location
-from fastxfer.sources.schemes import is_location
+from fastxfer.sources.schemes import is_http, is_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.store_calls import Ask, StoreCalls
 from fastxfer.upload_store import UploadStore, is_md5
@@ -237,8 +238,10 @@ class StorePrefix:
         """Copies an object, from its mirrors where its first URL fails. Raises FastxferError."""
         sources = [entry.url, *entry.mirrors]
         while True:
+            source = sources.pop(0)
+            known = entry if _same_origin(source, entry.url) else replace(entry, stranger=True)
             try:
-                return self._copied_from(sources.pop(0), entry)
+                return self._copied_from(source, known)
             except (InterruptedTransferError, StorageError, TargetBusyError):
                 raise
             except FastxferError:
@@ -333,6 +336,16 @@ def folder_of(dest: str) -> Location:
     location = parse_location(dest.strip())
     ends = not location.key or location.key.endswith("/")
     return location if ends else replace(location, key=location.key + "/")
+
+
+def _same_origin(url: str, first: str) -> bool:
+    """Returns whether what is for one URL's server is for another's too."""
+    if url == first:
+        return True
+    try:
+        return is_http(url) and is_http(first) and origin(url) == origin(first)
+    except ValueError:
+        return False
 
 
 def _proven_and_told(entry: Entry, proven: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -7,6 +7,7 @@ import os
 import threading
 from hashlib import md5, sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,4 +226,20 @@ def test_a_small_object_comes_at_once_or_as_any_other(
         manifest.write_text(json.dumps({**row, "checksum": f"md5:{md5(DATA).hexdigest()}"}) + "\n")
         assert counts(to(weed, str(manifest), state)) == (1, 0, 0, 0)
         assert asked in (None, len(server.requests))
+    assert objects_of(weed) == {"x": DATA}
+
+
+def test_a_mirror_of_another_origin_and_the_store_are_told_no_secrets(weed: Store, state: Path) -> None:
+    secrets: dict[str, Any] = {"auth": "me:canary", "headers": {"X-Mine": "canary"}}
+    broken = RangeHandler(DATA, faults=lambda request: Fault(status=404))
+    with RawServer(broken) as first_one, RawServer(RangeHandler(DATA)) as other, Proxy(weed) as proxy:
+        manifest = state.parent / "set.jsonl"
+        row = {"url": first_one.url("/x"), "mirrors": [other.url("/x")], "path": "x", "size": len(DATA)}
+        manifest.write_text(json.dumps(row) + "\n")
+        assert counts(to(proxy.store, str(manifest), state, **secrets)) == (1, 0, 0, 0)
+        assert all(each.headers["x-mine"] == "canary" for each in first_one.requests)
+        assert other.requests and proxy.calls()
+        for each in [*other.requests, *(call.request for call in proxy.calls())]:
+            assert "x-mine" not in each.headers
+            assert not each.headers.get("authorization", "").startswith("Basic")
     assert objects_of(weed) == {"x": DATA}
