@@ -144,6 +144,16 @@ class Tenancy:
             self._out[slot] = at, True
             self._at[at].serves(time.monotonic())
 
+    def goes_on(self, slot: int) -> bool:
+        """Returns whether the slot's request, which ended as it should, may be followed at once by the next
+        to the same host. It is then counted as over, and the next one as sent.
+        """
+        at, served = self._out[slot]
+        if self._desk is None or not self._at[at].goes_on(self, served):
+            return False
+        self._out[slot] = at, False
+        return True
+
     def ended(self, slot: int, moved: bool, error: FastxferError | None) -> None:
         """The request of a slot is over, and brought bytes if it `moved`."""
         at, served = self._out.pop(slot, (None, False))

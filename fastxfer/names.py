@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import product
 from urllib.parse import unquote, urlsplit
 
@@ -48,6 +49,11 @@ MAX_PATH_BYTES = 2048
 _DOTS = re.compile(r"(\.|%2e){0,2}", re.IGNORECASE)
 _ENCODED = re.compile(r"%(2f|5c|00|25)", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+# What none of the rules below says anything against; nearly all names are such.
+_PLAIN = re.compile(
+    r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z))[a-z0-9_-](?:[a-z0-9._-]{0,98}[a-z0-9_-])?",
+    re.IGNORECASE | re.ASCII,
+)
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 # Of what is accepted, the letters that nothing may show for (Unicode's Default_Ignorable_Code_Point).
@@ -70,6 +76,8 @@ def safe_name(name: str) -> str:
 
 def _fault(name: str) -> str | None:
     """Returns what is wrong with an outside name as one component of a path, None if nothing is."""
+    if _PLAIN.fullmatch(name):
+        return None
     if _DOTS.fullmatch(name):
         return "is empty or a folder's own name"
     if "/" in name or "\\" in name:
@@ -95,18 +103,34 @@ def safe_path(name: str) -> tuple[str, ...]:
     """Returns the components of an outside name, the folders and the file, unchanged. Raises OptionError if
     one of them, or the whole, cannot be used.
     """
-    if len(name) > MAX_PATH_BYTES or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
+    if len(name) > MAX_PATH_BYTES or _bytes_of(name) > MAX_PATH_BYTES:
         raise OptionError(f"{name[:80]!r}... is not safe as a path: it is over {MAX_PATH_BYTES} bytes long")
-    components = tuple(name.split("/"))
-    for component in components:
-        fault = _fault(component)
-        if fault is not None:
-            raise OptionError(f"{name[:80]!r} is not safe as a path: {component[:80]!r} {fault}")
-    if len(components[-1].encode()) > MAX_FILE_BYTES:
+    folders, slash, last = name.rpartition("/")
+    above, unsafe = _split(folders) if slash else ((), None)
+    unsafe = unsafe or _unsafe(last)
+    if unsafe is not None:
+        raise OptionError(f"{name[:80]!r} is not safe as a path: {unsafe}")
+    if len(last) > MAX_FILE_BYTES or _bytes_of(last) > MAX_FILE_BYTES:
         raise OptionError(
             f"{name[:80]!r} is too long for its working files: {MAX_FILE_BYTES} bytes are allowed"
         )
-    return components
+    return (*above, last)
+
+
+@lru_cache(maxsize=1024)
+def _split(folders: str) -> tuple[tuple[str, ...], str | None]:
+    """Returns the components of a path of folders, and what is wrong with the first unsafe one."""
+    components = tuple(folders.split("/"))
+    return components, next(filter(None, map(_unsafe, components)), None)
+
+
+def _unsafe(component: str) -> str | None:
+    fault = _fault(component)
+    return f"{component[:80]!r} {fault}" if fault is not None else None
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def is_metalink(url: object) -> bool:

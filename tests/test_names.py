@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tracemalloc
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastxfer import names
 from fastxfer.errors import OptionError
 from fastxfer.names import (
     MAX_FILE_BYTES,
@@ -334,8 +336,8 @@ def test_a_urls_name_is_a_safe_name(text: str) -> None:
     ids=ascii,
 )
 def test_two_names_that_cannot_stand_side_by_side_are_both_named(one: str, other: str, how: str) -> None:
-    for names in ((one, other), (other, one)):
-        among = ["z", *names[:1], "d/y", "e/f/g", *names[1:], "q"]
+    for pair in ((one, other), (other, one)):
+        among = ["z", *pair[:1], "d/y", "e/f/g", *pair[1:], "q"]
         with pytest.raises(OptionError, match=how) as caught:
             check_collisions(iter(among))
         assert repr(one) in str(caught.value)
@@ -427,3 +429,17 @@ def test_a_large_set_is_read_once_and_within_bounded_memory() -> None:
         tracemalloc.stop()
     assert given_out == count
     assert peak / count < 600, "bytes a name"
+
+
+@given(st.from_regex(names._PLAIN, fullmatch=True))
+def test_the_rules_have_nothing_against_what_is_plain(name: str) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(names, "_PLAIN", re.compile(r"(?!)"))
+        assert safe_name(name) == name and safe_path(f"a/{name}") == ("a", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["con", "CON.txt", "nul", "Com1", "lpt9.x", "a.", "a b", ".", "a%2fb", "x" * 101]
+)
+def test_what_the_rules_are_about_is_not_plain(name: str) -> None:
+    assert names._PLAIN.fullmatch(name) is None

@@ -25,6 +25,7 @@ from typing import Any
 
 import pycurl
 
+from fastxfer._native.polling import Deadline, Watch
 from fastxfer.engine.ahead import Ahead
 from fastxfer.engine.request import Connection, Exchange, Listener, Request
 from fastxfer.engine.translate import translate
@@ -33,11 +34,6 @@ from fastxfer.plan.ahead import AFTER_S
 
 Call = Callable[[], object]
 
-_EVENTS = {
-    pycurl.POLL_IN: select.EPOLLIN,
-    pycurl.POLL_OUT: select.EPOLLOUT,
-    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
-}
 KEPT_CONNECTIONS = 1024
 
 
@@ -60,28 +56,13 @@ class _Multi:
     that asks for HTTP/2.
     """
 
-    def __init__(self, poll: select.epoll, watched: dict[int, _Multi]) -> None:
-        self._poll = poll
-        self._watched = watched
-        self.deadline: float | None = None
+    def __init__(self, poll: select.epoll, watched: dict[int, Any]) -> None:
+        self.deadline = Deadline()
         self.handle = pycurl.CurlMulti()
-        self.handle.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self.handle.setopt(pycurl.M_TIMERFUNCTION, self._set_deadline)
+        self.handle.setopt(pycurl.M_SOCKETFUNCTION, Watch(poll.fileno(), watched, self))
+        self.handle.setopt(pycurl.M_TIMERFUNCTION, self.deadline)
         self.handle.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
         self.handle.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-
-    def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
-        if what == pycurl.POLL_REMOVE:
-            if self._watched.pop(fd, None) is not None:
-                self._poll.unregister(fd)
-        elif fd in self._watched:
-            self._poll.modify(fd, _EVENTS[what])
-        elif what in _EVENTS:
-            self._poll.register(fd, _EVENTS[what])
-            self._watched[fd] = self
-
-    def _set_deadline(self, timeout_ms: int) -> None:
-        self.deadline = None if timeout_ms < 0 else time.monotonic() + timeout_ms / 1000
 
     def act(self, fd: int, events: int) -> None:
         """Lets libcurl work on a socket that is ready."""
@@ -92,8 +73,8 @@ class _Multi:
 
     def act_if_due(self) -> None:
         """Lets libcurl work on its own timers."""
-        if self.deadline is not None and self.deadline <= time.monotonic():
-            self.deadline = None
+        if self.deadline.at is not None and self.deadline.at <= time.monotonic():
+            self.deadline.at = None
             self.handle.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def finished(self) -> Iterator[tuple[pycurl.Curl, tuple[int, str] | None]]:
@@ -114,7 +95,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._poll = select.epoll()
-        self._watched: dict[int, _Multi] = {}  # by descriptor
+        self._watched: dict[int, Any] = {}  # by descriptor
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -161,21 +142,26 @@ class Engine:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
         return timer
 
-    def submit(self, exchange: Exchange, request: Request, listener: Listener) -> None:
-        """Sends a request on an idle exchange; `listener` hears of it."""
+    def submit(
+        self, exchange: Exchange, request: Request, listener: Listener, url: str | None = None
+    ) -> None:
+        """Sends a request on an idle exchange; `listener` hears of it. With `url` it is for that instead of
+        the request's own, so that many need but one request.
+        """
         exchange.made_ahead = self._ahead
-        exchange.prepare(request, listener, afresh=exchange.multiplexed and bool(self._suspects))
+        afresh = bool(self._suspects) and exchange.multiplexed
+        exchange.prepare(request, listener, url, afresh=afresh)
         if len(self._sockets) >= 2 * KEPT_CONNECTIONS:
             self._sockets.clear()
-        exchange.sockets = self._sockets
+        exchange.kept.sockets = self._sockets
         self._out[exchange.easy] = exchange
-        self._multi_of(exchange).handle.add_handle(exchange.easy)
+        self._multi_of(exchange).add_handle(exchange.easy)
 
-    def _multi_of(self, exchange: Exchange) -> _Multi:
+    def _multi_of(self, exchange: Exchange) -> pycurl.CurlMulti:
         multi = self._multis.get(exchange.pool)
         if multi is None:
             multi = self._multis[exchange.pool] = _Multi(self._poll, self._watched)
-        return multi
+        return multi.handle
 
     def let_go(self, exchange: Exchange, *, soon: bool = False) -> None:
         """Closes the connections that were made ahead for an exchange and not taken; `soon` lets the requests
@@ -193,7 +179,7 @@ class Engine:
         self._suspects.discard(exchange.easy)
         if isinstance(error, TransferTimeoutError) and exchange.multiplexed:
             self._suspect(exchange)
-        self._multi_of(exchange).handle.remove_handle(exchange.easy)
+        self._multi_of(exchange).remove_handle(exchange.easy)
         listener = exchange.listener
         if listener is not None:
             self.call_soon(lambda: listener.ended(exchange, error))
@@ -244,7 +230,7 @@ class Engine:
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         due = [self._timers[0][0]] if self._timers else []
-        due += [multi.deadline for multi in self._multis.values() if multi.deadline is not None]
+        due += [multi.deadline.at for multi in self._multis.values() if multi.deadline.at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _drain(self) -> None:
@@ -258,7 +244,7 @@ class Engine:
         exchange = self._out.get(easy)
         if exchange is None:
             return
-        multi = self._multi_of(exchange).handle
+        multi = self._multi_of(exchange)
         multi.remove_handle(easy)
         if exchange.unclean:
             # libcurl has closed that connection: there is one fewer to try.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pycurl
 
-from fastxfer._native.answer import HeadLines, has_bytes, kept_connection
+from fastxfer._native.answer import HeadLines, KeptCheck, has_bytes, kept_connection, ordinary
 from fastxfer._native.writer import Writer
 from fastxfer.engine.ahead import Ahead
 from fastxfer.errors import BadResponseError, FastxferError
@@ -105,6 +106,10 @@ class Head:
     address: str = ""
 
 
+ORDINARY = Head(200, "", Headers())
+"""Stands for a head that `Exchange.ordinary` took."""
+
+
 class Listener(Protocol):
     """Who wants to know. Both are called on the engine's thread."""
 
@@ -135,15 +140,18 @@ class Exchange:
         self.tls = False
         self.unclean = False
         """The kept connection had bytes on it that nobody asked for, so nothing was sent."""
-        self.sockets: dict[Connection, int] = {}
-        """The engine's: which descriptor each of our connections had."""
         self.made_ahead: Ahead | None = None
         """The engine's: connections that wait to be taken."""
         self.ahead = 0
         """How many connections are to be made ahead once this request's is, if its server is far."""
+        self.ordinary: Callable[[Exchange, int, str | None, str | None], bool] | None = None
+        """Who wants ordinary heads as size, ETag and Last-Modified: returns False for one that the listener
+        is to get all the same. Runs inside libcurl.
+        """
         self._taken: socket.socket | None = None
         self._opened: list[int] = []
-        self._address = ""
+        self.kept = KeptCheck(self._connected, self._opened)
+        """Its `sockets` are the engine's: which descriptor each of our connections had."""
         self._public_only = False
         self._options = options
         self._shows_cert = True
@@ -184,7 +192,7 @@ class Exchange:
             if key is not None:
                 easy.setopt(pycurl.SSLKEY, os.fsencode(key))
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._opens)
-        easy.setopt(pycurl.PREREQFUNCTION, self._connected)
+        easy.setopt(pycurl.PREREQFUNCTION, self.kept)
         if options.proxy is not None:
             easy.setopt(pycurl.PROXY, options.proxy.encode())
         if options.netrc:
@@ -195,25 +203,34 @@ class Exchange:
         """True when its connection may be shared with other exchanges, stream by stream."""
         return self.pool in ("2", "3")
 
-    def prepare(self, request: Request, listener: Listener, *, afresh: bool = False) -> None:
-        """Sets the handle up for a request, on a new connection if `afresh`."""
-        easy = self.easy
-        if self._shows_cert != request.client_cert:
-            self._shows_cert = request.client_cert
-            easy.reset()
-            self._configure()
-            self._sent = None
+    def prepare(
+        self, request: Request, listener: Listener, url: str | None = None, *, afresh: bool = False
+    ) -> None:
+        """Sets the handle up for a request, to a `url` in place of its own where one is given; on a new
+        connection if `afresh`.
+        """
+        easy, url = self.easy, url or request.url
         self.listener = listener
         self.head = None
         self.refused = None
         self.unclean = False
         self._taken = None
         self._opened.clear()
-        self.tls = request.url.startswith("https:")
         self._lines.open()
+        self.tls = url.startswith("https:")
+        self.kept.plain = not (self.tls or request.public_only)
+        opens = request.public_only or bool(self.made_ahead)
+        as_before = request is self._sent and not (self._forsaken or request.once)
+        if as_before and self._afresh == afresh and self._opens_itself == opens:
+            easy.setopt(pycurl.URL, url)
+            return
+        if self._shows_cert != request.client_cert:
+            self._shows_cert = request.client_cert
+            easy.reset()
+            self._configure()
+            self._sent = None
         self._public_only = request.public_only
         before, self._sent = self._sent, request
-        opens = request.public_only or bool(self.made_ahead)
         if before is None or self._opens_itself != opens:
             self._opens_itself = opens
             if opens:
@@ -227,7 +244,7 @@ class Exchange:
             easy.setopt(pycurl.FRESH_CONNECT, int(afresh))
         if before is None or before.as_is != request.as_is:
             easy.setopt(pycurl.PATH_AS_IS, int(request.as_is))
-        easy.setopt(pycurl.URL, request.url)
+        easy.setopt(pycurl.URL, url)
         if before is None or _sends(before) or _sends(request):
             self._set_method(request)
         if before is None or _fields(before) != _fields(request):
@@ -291,17 +308,16 @@ class Exchange:
 
     def _connected(self, address: str, local_address: str, _port: int, local_port: int) -> int:
         """Called by libcurl when it has a connection, new or kept, before the request goes out on it."""
-        self._address = address
         self.refused = _private(address) if self._public_only and not is_public(address) else None
         connection = (local_address, local_port)
         if self._opened:
             for fd in self._opened:
                 if kept_connection(fd, local_address, local_port):
-                    self.sockets[connection] = fd
+                    self.kept.sockets[connection] = fd
                     self._go_ahead(fd)
             self._opened.clear()
         elif not self.tls:  # with TLS what waits may be a ticket, and nobody else's answer
-            fd = self.sockets.get(connection, -1)
+            fd = self.kept.sockets.get(connection, -1)
             # libcurl would take what waits there for the answer to what has not been asked yet.
             self.unclean = kept_connection(fd, local_address, local_port) and has_bytes(fd)
         go_on: int = pycurl.PREREQFUNC_OK
@@ -315,6 +331,12 @@ class Exchange:
 
     def _head(self, lines: list[bytes]) -> None:
         """Takes a whole head: of a 1xx, or of the answer."""
+        if self.ordinary is not None:
+            told = ordinary(lines)
+            if told is not None and self.ordinary(self, *told):
+                self._lines.close()
+                self.head = ORDINARY
+                return
         texts = [line.decode("latin-1").rstrip("\r\n") for line in lines]
         status, version = 0, ""
         if texts and texts[0].startswith("HTTP/"):
@@ -325,7 +347,7 @@ class Exchange:
             return
         self._lines.close()
         fields = Headers([text.partition(":")[::2] for text in texts])
-        self.head = Head(status, version, fields, self._address)
+        self.head = Head(status, version, fields, self.kept.address)
         if self.listener is not None:
             self.listener.head(self, self.head)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # The form that servers send; the obsolete ones are left to a module that takes 4 ms to import.
@@ -12,6 +13,7 @@ _USUAL = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def http_time(value: str | None) -> float | None:
     """Returns an HTTP-date, all three forms of it, in seconds since the epoch, or None when it is absent or
     unreadable.

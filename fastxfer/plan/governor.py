@@ -250,6 +250,21 @@ class Governor:
         self._guests[who].out -= 1
         self._served -= served
 
+    def goes_on(self, who: Hashable, served: bool) -> bool:
+        """Returns whether the next request may go out in the place of one that ended as it should, since this
+        transfer is alone and nobody is in want; then it is `ended`, `succeeded` and `sent` in one. Made for
+        many small requests; all that is less simple is to go by `room`.
+        """
+        guest, learned = self._guests[who], self.learned
+        if len(self._guests) > 1 or learned.limit is not None or learned.held_until > -math.inf:
+            return False
+        cap = max(USUAL_CAP, guest.connections) if guest.cap is None else guest.cap
+        if guest.out > cap or (self.allowed is not None and guest.out > self.allowed):
+            return False
+        self._served -= served
+        self._successes += 1
+        return True
+
     def serves(self, now: float) -> None:
         """The host began to answer a request with what was asked for."""
         self._served += 1

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fastxfer.engine.loop import Timer, shared_engine
-from fastxfer.engine.request import Exchange, Head
+from fastxfer.engine.request import Exchange, Head, Request
 from fastxfer.errors import (
     AuthError,
     BadResponseError,
@@ -26,7 +26,7 @@ from fastxfer.errors import (
 from fastxfer.governing import Tenancy
 from fastxfer.lanes import Lane, Lanes, drain, request_for
 from fastxfer.options import TransferOptions
-from fastxfer.plan.response import Changed, Moved, Whole, judge
+from fastxfer.plan.response import Changed, Identity, Moved, Whole, judge
 from fastxfer.plan.retry import backoff_s
 from fastxfer.small.items import Item, internal_error
 from fastxfer.subject import Mirror
@@ -69,7 +69,9 @@ class Fetching:
         self._origins: set[Origin] = set()
         self._asked = ""  # a URL of one of them
         self._queued = 0
+        self._plain: Request | None = None  # of all objects that are asked for plainly, but for their URLs
         self._items: dict[int, Item] = {}  # what is out, by slots
+        self._told: dict[int, Identity] = {}  # by ordinary answers
         self._lane: dict[int, Lane] = {}
         self._free = list(range(options.connections - 1, -1, -1))
         self._wish = -1
@@ -107,15 +109,17 @@ class Fetching:
     def _add(self, items: list[Item]) -> None:
         if self._tick is None:
             self._tick = self._engine.call_later(LOOK_S, self._look)
-        self._asked = items[0].source.url
+        self._asked = items[0].url
         self._tenancy.begin(self._engine, self._asked)
         for item in items:
             self._line_up(item)
         self._pump()
 
     def _line_up(self, item: Item, *, first: bool = False) -> None:
-        self._origins.add(item.source.home)
-        line = self._waiting.setdefault(item.source.home, deque())
+        self._origins.add(item.home)
+        line = self._waiting.get(item.home)
+        if line is None:
+            line = self._waiting[item.home] = deque()
         (line.appendleft if first else line.append)(item)
         self._queued += 1
 
@@ -140,10 +144,10 @@ class Fetching:
         for home in list(self._waiting):
             line = self._waiting[home]
             while line and self._free and self.held_bytes <= HELD_BYTES:
-                if not self._tenancy.may_send(line[0].source.url, len(line)):
+                if not self._tenancy.may_send(line[0].url, len(line)):
                     break
                 self._queued -= 1
-                self._try_to_send(self._free.pop(), line.popleft())
+                self._send(self._free.pop(), line.popleft())
             if not line:
                 del self._waiting[home]
             elif not self._free:
@@ -157,32 +161,49 @@ class Fetching:
             self._wish = wish
             self._tenancy.wants(wish, self._asked)
 
-    def _try_to_send(self, slot: int, item: Item) -> None:
+    def _send(self, slot: int, item: Item, *, goes_on: bool = False) -> None:
+        """Has an object be asked for; where the slot `goes_on` the request is counted already."""
         try:
-            self._send(slot, item)
+            if not goes_on:
+                self._tenancy.sent(slot, item.url)
+            self._ask(slot, item)
         except Exception as error:  # noqa: BLE001 - it ends this object, not the engine of all
             self._items.pop(slot, None)
             self._free.append(slot)
             self._tenancy.ended(slot, False, None)
             self._failed(item, error if isinstance(error, FastxferError) else internal_error(error))
 
-    def _send(self, slot: int, item: Item) -> None:
-        source = item.source
+    def _ask(self, slot: int, item: Item) -> None:
         lane = self._lane.get(slot)
         if lane is None:
-            lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, source, source))[0]
-        lane.source, lane.writing, lane.verdict, lane.failure = source, False, None, None
-        lane.seen, lane.seen_at = lane.exchange.writer.received, time.monotonic()
+            lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, item.source, item.source))[0]
+            lane.exchange.ordinary = self._ordinary
+        exchange = lane.exchange
+        lane.writing, lane.verdict, lane.failure = False, None, None
+        lane.seen, lane.seen_at = exchange.writer.received, time.monotonic()
         lane.sent_at = lane.seen_at
-        lane.exchange.writer.refuse()
+        exchange.writer.refuse()
         self._items[slot] = item
-        item.tries += 1
         self.requests += 1
-        self._tenancy.sent(slot, source.url)
-        self._engine.submit(lane.exchange, request_for(source, None), self)
+        if not item.plain:
+            self._engine.submit(exchange, request_for(item.source, None), self)
+        else:
+            if self._plain is None:
+                self._plain = request_for(item.source, None)
+            self._engine.submit(exchange, self._plain, self, item.url)
         lane.out = True
 
     # ---- answers ----
+
+    def _ordinary(self, exchange: Exchange, size: int, etag: str | None, modified: str | None) -> bool:
+        """Takes the head of an ordinary answer that brings what is wanted; see `Exchange.ordinary`."""
+        slot = exchange.slot
+        listed = self._items[slot].wanted.size
+        if size > self._limit or size != (size if listed is None else listed):
+            return False
+        self._told[slot] = Identity(size, etag, modified)
+        self._begin(self._lane[slot], size)
+        return True
 
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl."""
@@ -204,8 +225,11 @@ class Fetching:
         size = verdict.identity.size
         if size is not None and size > self._limit:
             return  # its body is refused
+        self._begin(lane, self._limit if size is None else size)
+
+    def _begin(self, lane: Lane, room: int) -> None:
         self._tenancy.serves(lane.exchange.slot)
-        lane.exchange.writer.stash(self._limit if size is None else size)
+        lane.exchange.writer.stash(room)
         lane.writing = True
         lane.answered(lane.seen_at)
 
@@ -217,15 +241,46 @@ class Fetching:
         if item is None:
             return
         try:
+            if error is None and self._came_as_usual(self._lane[exchange.slot], item):
+                return
             self._end(exchange, item, error)
         except Exception as failure:  # noqa: BLE001 - it ends this object, not the engine of all
             self._items.pop(exchange.slot, None)
             self._failed(item, internal_error(failure))
         self._pump()
 
+    def _came_as_usual(self, lane: Lane, item: Item) -> bool:
+        """Takes what an ordinary answer brought, and has the next be asked for in its place; False where it
+        did not, or something is to be looked at.
+        """
+        slot = lane.exchange.slot
+        told, line = self._told.get(slot), self._waiting.get(item.home)
+        if told is None or not line or len(self._origins) > 1 or not line[0].plain:
+            return False
+        size = lane.exchange.writer.stashed
+        if not size or size != told.size or self.held_bytes + size > HELD_BYTES:
+            return False
+        if not self._tenancy.goes_on(slot):
+            return False
+        del self._told[slot]
+        self._queued -= 1
+        body, sent_at = lane.exchange.writer.take(), lane.sent_at
+        self._send(slot, line.popleft(), goes_on=True)
+        item.identity = told
+        self._moved_at = lane.seen_at
+        item.seconds = self._moved_at - sent_at
+        self.held_bytes += size
+        self._came(item, body)
+        if len(self._items) + self._queued < self._options.connections:
+            self._tell_wish()
+        return True
+
     def _end(self, exchange: Exchange, item: Item, error: FastxferError | None) -> None:
         slot = exchange.slot
         lane = self._lane[slot]
+        told = self._told.pop(slot, None)
+        if told is not None:
+            lane.verdict = Whole(told)
         del self._items[slot]
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
@@ -235,8 +290,7 @@ class Fetching:
             failure = self._judged(lane, item, body, error)
         except FastxferError as refused:
             failure = refused
-        told = failure if isinstance(failure, FastxferError) else None
-        self._tenancy.ended(slot, bool(body), told)
+        self._tenancy.ended(slot, bool(body), failure if isinstance(failure, FastxferError) else None)
         if self._ended is not None:
             self._maybe_over()
             return
@@ -285,9 +339,9 @@ class Fetching:
 
     def _again(self, lane: Lane, item: Item, failure: FastxferError) -> None:
         """Tries an object again, later or elsewhere, or gives it up."""
-        if isinstance(failure, AuthError) and lane.source.redirects:
+        if isinstance(failure, AuthError) and item.source.redirects:
             # The address that a redirect led to may have expired: ask the first one again.
-            item.ask_at_first(self._options)
+            item.ask_at_first()
             failure = ServerError(failure.message, status=failure.status)
         item.failures += 1
         if failure.retry is Retry.SAME_SOURCE:
@@ -298,7 +352,7 @@ class Fetching:
                     wait_s = max(wait_s, failure.retry_after_s or 0.0)
                 self._engine.call_later(wait_s, lambda: self._add([item]))
                 return
-        if item.ask_next(self._options):
+        if item.ask_next():
             self._line_up(item)
             return
         self._failed(item, failure)
@@ -307,7 +361,7 @@ class Fetching:
         """Any thread. What came of an object is not it (its checksum is another): a mirror may have it."""
 
         def elsewhere() -> None:
-            if self._ended is None and item.ask_next(self._options):
+            if self._ended is None and item.ask_next():
                 self._add([item])
             else:
                 self._failed(item, error)

@@ -9,7 +9,7 @@ from fastxfer.names import safe_path
 from fastxfer.options import TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
-from fastxfer.sources.http import HttpSource
+from fastxfer.sources.http import HttpSource, plain_home
 from fastxfer.sources.schemes import is_location
 
 Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
@@ -61,34 +61,63 @@ class Missed(NamedTuple):
 Outcome = Fetched | Missed
 
 
+_UNKNOWN = Identity()
+
+
 class Item:
     """An object on its way. Raises OptionError for what cannot be asked for, or not be written."""
 
     __slots__ = (
+        "_source",
+        "apart",
         "checksum",
         "failures",
         "folders",
+        "home",
         "identity",
         "name",
+        "options",
+        "plain",
         "seconds",
-        "source",
-        "tries",
         "turn",
         "wanted",
     )
 
     def __init__(self, wanted: Wanted, options: TransferOptions) -> None:
         self.wanted = wanted
-        *folders, self.name = safe_path(wanted.name)
-        self.folders = tuple(folders)
+        path = safe_path(wanted.name)
+        self.folders, self.name = path[:-1], path[-1]
         self.checksum = _checksum(wanted.checksum)
-        if not wanted.apart:
+        self.options = options
+        home = plain_home(wanted.url) if isinstance(wanted.url, str) else None
+        self.apart = wanted.options is not None if home is not None else wanted.apart
+        self.plain = home is not None
+        """It is asked for at its URL as it is written, and by the options alone."""
+        self._source: HttpSource | None = None
+        if home is not None:
+            self.home = home
+        elif not self.apart:
             self.source = HttpSource.of(wanted.url, options)
-        self.identity = Identity(wanted.size)
+        self.identity = _UNKNOWN
         self.turn = 0
         self.failures = 0
-        self.tries = 0
         self.seconds = 0.0
+
+    @property
+    def source(self) -> HttpSource:
+        """Whom it is asked of."""
+        if self._source is None:
+            self._source = HttpSource.of(self.wanted.url, self.options)
+        return self._source
+
+    @source.setter
+    def source(self, source: HttpSource) -> None:
+        self._source, self.home, self.plain = source, source.home, False
+
+    @property
+    def url(self) -> str:
+        """The URL that it is asked for at."""
+        return self.wanted.url if self.plain else self.source.url
 
     @property
     def known(self) -> Identity | None:
@@ -100,22 +129,23 @@ class Item:
         """Its range: none, it is asked for as a whole."""
         return None
 
-    def ask_next(self, options: TransferOptions) -> bool:
+    def ask_next(self) -> bool:
         """Turns to the next mirror; False when there is none."""
         mirrors = self.wanted.mirrors
         while self.turn < len(mirrors):
             self.turn += 1
             try:
-                self.source = HttpSource.of(self.wanted.url, options).mirror(mirrors[self.turn - 1])
+                first = HttpSource.of(self.wanted.url, self.options)
+                self.source = first.mirror(mirrors[self.turn - 1])
             except OptionError:
                 continue
             self.failures = 0
             return True
         return False
 
-    def ask_at_first(self, options: TransferOptions) -> None:
+    def ask_at_first(self) -> None:
         """Forgets where redirects led."""
-        source = HttpSource.of(self.wanted.url, options)
+        source = HttpSource.of(self.wanted.url, self.options)
         self.source = source if not self.turn else source.mirror(self.wanted.mirrors[self.turn - 1])
 
 

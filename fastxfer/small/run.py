@@ -44,7 +44,7 @@ SMALL_BYTES = 1 << 20
 """What is larger goes the way of an ordinary download: by ranges, resumable."""
 AHEAD = 1024
 BATCH = 64
-HAND_OVER = 16
+HAND_OVER = 48
 LINGER_S = 0.005
 PULL = 64
 SYNC_S = 5.0
@@ -202,7 +202,7 @@ class SmallObjects:
                 continue
             if done is not None:
                 outcomes.append(done)
-            elif wanted.apart or (wanted.size is not None and wanted.size > self._small_bytes):
+            elif item.apart or (wanted.size is not None and wanted.size > self._small_bytes):
                 large += 1
                 self._divert(item)
             else:
@@ -310,11 +310,11 @@ class SmallObjects:
 
     def _store_batch(self, batch: list[tuple[Item, bytearray]]) -> None:
         assert self._files is not None
-        held = [
+        ready = [
             (item, WholeFile(item.folders, item.name, body, item.identity, item.wanted.always))
             for item, body in batch
+            if not item.checksum or self._holds(item, body)
         ]
-        ready = [(item, file) for item, file in held if self._holds(item, file.body)]
         self._files.store([file for _, file in ready])
         self._unsynced += [(item, file) for item, file in ready if file.error is None]
         failed: list[Outcome] = []

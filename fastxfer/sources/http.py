@@ -48,6 +48,17 @@ def origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
+def plain_home(url: str) -> tuple[str, str, int] | None:
+    """Returns the origin of a URL that goes out as it is written and holds no secret, None for others."""
+    plain = _PLAIN.fullmatch(url)
+    return None if plain is None else _home(*plain.groups())
+
+
+@lru_cache(maxsize=2048)
+def _home(scheme: str, host: str, port: str | None) -> tuple[str, str, int]:
+    return scheme, host, int(port or _DEFAULT_PORTS[scheme])
+
+
 def safe_url(url: str) -> str:
     """Returns a URL fit to be shown and stored: without user info, query and fragment, where secrets
     travel. One of an object store has none of these: it is shown whole where it is good.

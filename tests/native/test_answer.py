@@ -6,8 +6,12 @@ import os
 import socket
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from fastxfer._native.answer import HeadLines, has_bytes, kept_connection
+from fastxfer._native.answer import HeadLines, KeptCheck, has_bytes, kept_connection, ordinary
+from fastxfer.errors import FastxferError
+from fastxfer.plan.response import Headers, Whole, judge
 
 MOST = 3
 
@@ -90,3 +94,117 @@ def test_a_descriptor_that_is_no_socket_is_no_connection() -> None:
     os.close(read)
     assert not kept_connection(read, "127.0.0.1", 80)
     assert not kept_connection(-1, "127.0.0.1", 80)
+
+
+STATUS = b"HTTP/1.1 200 OK\r\n"
+NAMES = (
+    "Content-Length", "content-length", "ETag", "Last-Modified", "Content-Encoding", "Transfer-Encoding",
+    "X-Amz-Version-Id", "x-oss-version-id", "Content-Range", "Date", "Content-Lengths", "Etag ",
+)  # fmt: skip
+VALUES = (
+    "0", "8192", "008", "-1", "+1", "1e3", "9" * 18, "9" * 19, "", " ", "\t5 ", "5 5", "\xb2", '"x"',
+    'W/"y"', "Sat, 21 Nov 2026 20:00:00 GMT", "identity", "gzip", "chunked", "null", "\xe9",
+)  # fmt: skip
+ODD = ("no colon", " folded: 1", "\tETag: 1", ": no name")
+FIELD = st.builds(
+    "{}{}{}".format, st.sampled_from(NAMES), st.sampled_from((":", ": ", ":\t ")), st.sampled_from(VALUES)
+)
+STATUSES = (
+    "HTTP/1.1 200 OK",
+    "HTTP/2 200 ",
+    "HTTP/1.0 200",
+    "HTTP/1.1 2000",
+    "HTTP/1.1 206 Part",
+    "ICY 200 OK",
+    "HTTP/",
+)
+
+
+def judged(lines: list[bytes]) -> tuple[int, str | None, str | None] | None:
+    """What `judge` makes of a head, None for all but a whole object of a known size without a version."""
+    first, *texts = [line.decode("latin-1").rstrip("\r\n") for line in lines]
+    status = first.partition(" ")[2][:3]
+    headers = Headers([text.partition(":")[::2] for text in texts])
+    try:
+        verdict = judge(None, None, int(status) if status.isdigit() else 0, headers, now_epoch_s=0)
+    except FastxferError:
+        return None
+    if not isinstance(verdict, Whole) or verdict.identity.size is None or verdict.identity.version:
+        return None
+    return verdict.identity.size, verdict.identity.etag, verdict.identity.last_modified
+
+
+@given(
+    st.sampled_from(STATUSES),
+    st.lists(FIELD | st.sampled_from(ODD), max_size=6),
+    st.sampled_from(("\r\n", "\n", " \r\n")),
+)
+@example(STATUSES[0], ["Content-Length: 8192", 'ETag: "x"', "Last-Modified: now"], "\r\n")
+def test_an_ordinary_head_is_what_it_is_judged_to_be(status: str, fields: list[str], end: str) -> None:
+    lines = [f"{each}{end}".encode("latin-1") for each in (status, *fields)]
+    told = ordinary(lines)
+    assert told is None or told == judged(lines)
+
+
+def test_the_heads_of_common_servers_are_ordinary() -> None:
+    date, end = b"Sat, 21 Nov 2026 20:00:00 GMT", b"\r\n"
+    heads = [
+        [
+            STATUS,
+            b"Server: nginx\r\n",
+            b"Content-Length: 8192\r\n",
+            b"Last-Modified: " + date + end,
+            b'ETag: "a-1"\r\n',
+        ],
+        [
+            b"HTTP/2 200 \r\n",
+            b"content-length: 8192\r\n",
+            b"last-modified: " + date + end,
+            b'etag: "a-1"\r\n',
+        ],
+    ]
+    for lines in heads:
+        assert ordinary(lines) == judged(lines) == (8192, '"a-1"', date.decode())
+    assert ordinary([STATUS, b"content-length:0\r\n"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Encoding: gzip",
+        b"Transfer-Encoding: chunked",
+        b"Content-Length: 8192",
+        b"x-amz-version-id: v1",
+    ],
+)
+def test_whatever_else_tells_of_the_object_is_left_to_be_judged(field: bytes) -> None:
+    assert ordinary([STATUS, b"Content-Length: 8192\r\n", field + b"\r\n"]) is None
+    assert ordinary([STATUS, field + b"\r\n", b"Content-Length: 8192\r\n"]) is None
+
+
+def test_a_clean_kept_connection_is_let_through_and_all_else_is_looked_at() -> None:
+    asked: list[str] = []
+    opened: list[int] = []
+
+    def otherwise(address: str, local_address: str, port: int, local_port: int) -> int:
+        asked.append(f"{address} {local_address}")
+        return 7
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs = server.accept()[0]
+        with ours, theirs:
+            local, port = ours.getsockname()
+            check = KeptCheck(otherwise, opened)
+            check.sockets = {(local, port): ours.fileno()}
+            assert check("10.0.0.1", local, 80, port) == 7  # not said to be plain
+            check.plain = True
+            assert check("10.0.0.2", local, 80, port) == 0 and check.address == "10.0.0.2"
+            assert check("10.0.0.3", local, 80, port ^ 1) == 0  # of which nothing is known
+            opened.append(ours.fileno())
+            assert check("10.0.0.4", local, 80, port) == 7
+            opened.clear()
+            theirs.send(b"x")
+            ours.recv(1, socket.MSG_PEEK)
+            assert check("10.0.0.5", local, 80, port) == 7
+    assert [each.split()[0] for each in asked] == ["10.0.0.1", "10.0.0.4", "10.0.0.5"]

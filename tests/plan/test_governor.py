@@ -76,6 +76,34 @@ def test_transfers_share_the_usual_cap_evenly() -> None:
     assert sum(fill(host(*[16] * 40))) == USUAL_CAP
 
 
+def test_one_that_is_alone_goes_on_in_the_place_of_what_ended() -> None:
+    governor = host(4)
+    for _ in range(4):
+        governor.sent(0)
+        governor.serves(0.0)
+    for _ in range(10):
+        assert governor.goes_on(0, True)
+        governor.serves(0.0)
+    assert (governor.out_of(0), governor.served) == (4, 4)
+
+
+@pytest.mark.parametrize("why", ["another", "fewer allowed", "overload", "cap"])
+def test_nobody_goes_on_past_what_is_to_be_looked_at(why: str) -> None:
+    governor = host(4, cap=3) if why == "cap" else host(4)
+    for _ in range(4):
+        governor.sent(0)
+    if why == "another":
+        governor.join(1, connections=1)
+    elif why == "fewer allowed":
+        governor.hears(3, 1, Learned(), 0.0)
+    elif why == "overload":
+        governor.ended(0)
+        governor.overloaded(0.0)
+        governor.sent(0)
+    assert not governor.goes_on(0, False)
+    assert governor.out_of(0) == 4
+
+
 def test_what_one_does_not_want_the_others_get() -> None:
     assert fill(host(2, 40, 40)) == [2, 19, 19]
 
