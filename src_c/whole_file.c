@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,9 +36,61 @@ static int date(int fd, int64_t mtime_ns)
     return futimens(fd, times) == 0 || errno == EPERM ? 0 : errno;
 }
 
-void fx_whole_file_store(fx_whole_file *file)
+/* Whether a descriptor's file is only to be named by way of /proc: before Linux 6.10 AT_EMPTY_PATH is for the privileged. */
+static atomic_int by_proc;
+
+static int give_name(int fd, int directory, const char *name)
 {
-    file->crc = fx_crc64nvme_extend(0, file->bytes, file->length);
+    char path[32];
+    if (!atomic_load_explicit(&by_proc, memory_order_relaxed)) {
+        if (linkat(fd, "", directory, name, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno != ENOENT)
+            return errno;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW) != 0)
+        return errno;
+    atomic_store_explicit(&by_proc, 1, memory_order_relaxed);
+    return 0;
+}
+
+/* Returns 0 where nothing was done: the file system has no files without a name, or cannot give them one. */
+static int store_unnamed(fx_whole_file *file)
+{
+    int fd = openat(file->directory, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return 0;
+    const char *name = file->name;
+    file->step = FX_WHOLE_WRITE;
+    file->error = write_all(fd, file->bytes, file->length);
+    if (file->error == 0 && file->dated)
+        file->error = date(fd, file->mtime_ns);
+    if (file->error != 0) {
+        close(fd);
+        return 1;
+    }
+    int error = give_name(fd, file->directory, name);
+    if (error == EEXIST) {
+        name = file->working;
+        file->step = FX_WHOLE_RENAME;
+        file->error = EEXIST;
+        error = give_name(fd, file->directory, name);
+        if (error == EEXIST) /* somebody else's, just now */
+            file->step = FX_WHOLE_CREATE;
+    } else if (error == 0) {
+        file->step = FX_WHOLE_DONE;
+    }
+    if (close(fd) != 0 && errno != EINTR && error == 0) {
+        file->step = FX_WHOLE_WRITE;
+        file->error = errno;
+        unlinkat(file->directory, name, 0);
+    }
+    return error == 0 || error == EEXIST;
+}
+
+static void store_named(fx_whole_file *file)
+{
     file->step = FX_WHOLE_CREATE;
     int fd = openat(file->directory, file->working, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) {
@@ -61,6 +114,15 @@ void fx_whole_file_store(fx_whole_file *file)
             return;
     }
     unlinkat(file->directory, file->working, 0);
+}
+
+void fx_whole_file_store(fx_whole_file *file, int unnamed)
+{
+    file->crc = fx_crc64nvme_extend(0, file->bytes, file->length);
+    if (unnamed && faccessat(file->directory, file->working, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT &&
+        store_unnamed(file))
+        return;
+    store_named(file);
 }
 
 int fx_sync_file_system(int fd)

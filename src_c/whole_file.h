@@ -1,4 +1,5 @@
-/* A small file written in one go: all its bytes under a working name, then one rename to its own.
+/* A small file written in one go: all its bytes into a file without a name, which then gets its own (open(2), O_TMPFILE; link(2)). Where
+ * there are no such files it is written under a working name, then renamed.
  *
  * Names are single components, relative to a directory's descriptor (O_PATH will do): no path is looked up twice, and nothing that stands
  * under either name is followed if it is a symbolic link. Safe without the interpreter's lock; any number of threads at once, for
@@ -15,7 +16,7 @@ enum fx_whole_step { FX_WHOLE_DONE = 0, FX_WHOLE_CREATE = 1, FX_WHOLE_WRITE = 2,
 
 typedef struct fx_whole_file {
     int directory;
-    const char *working; /* the name while it is written; must not be there */
+    const char *working; /* the name of what cannot have its own yet; must not be there */
     const char *name;    /* its own; what is there stays */
     const unsigned char *bytes;
     size_t length;
@@ -27,10 +28,11 @@ typedef struct fx_whole_file {
     uint64_t crc; /* CRC-64/NVME of the bytes */
 } fx_whole_file;
 
-/* Writes a file and gives it its name; five system calls, six with a date. Where the name is taken (error EEXIST at FX_WHOLE_RENAME), or cannot
+/* Writes a file and gives it its name, `unnamed` until then if that can be; five system calls, six with a date. Where the working name is taken
+ * nothing is done (error EEXIST at FX_WHOLE_CREATE). Where the name is taken (error EEXIST at FX_WHOLE_RENAME), or cannot
  * be given without replacing what may be there (EINVAL there), the file is complete under its working name. After any other error nothing of
  * it is left. Syncs nothing. */
-void fx_whole_file_store(fx_whole_file *file);
+void fx_whole_file_store(fx_whole_file *file, int unnamed);
 
 /* Has the disk take all that was written to the file system of a descriptor, which is not of O_PATH (syncfs(2)). Returns 0 or an errno
  * value: since Linux 5.8 also for what failed to be written before. */

@@ -20,19 +20,20 @@ cdef extern from "whole_file.h" nogil:
         int error
         uint64_t crc
 
-    void fx_whole_file_store(fx_whole_file *file)
+    void fx_whole_file_store(fx_whole_file *file, int unnamed)
     int fx_sync_file_system(int fd)
 
 CREATE, WRITE, RENAME = 1, 2, 3
 """What was being done when an error came."""
 
 
-def store(list files):
+def store(list files, bint unnamed=True):
     """Writes files and gives them their names; returns (step, error, CRC-64/NVME) of each. An error is an errno value, 0 for none.
 
     Each of `files` is (directory, working name, name, bytes, mtime in ns or None): a descriptor, two names as bytes, anything with a buffer. Where
     the name is taken (EEXIST at RENAME), or the file system cannot tell (EINVAL), the file is complete under its working name; after any
-    other error nothing is left of it. A working name that is there is not touched (EEXIST at CREATE).
+    other error nothing is left of it. A working name that is there is not touched (EEXIST at CREATE). A file has no name while it is
+    written, where that can be and unless `unnamed` is false: then it has the working one.
     """
     cdef Py_ssize_t count = len(files), done = 0, i
     cdef bytes working, name
@@ -56,7 +57,7 @@ def store(list files):
             all[i].length = views[i].len
         with nogil:
             for i in range(count):
-                fx_whole_file_store(&all[i])
+                fx_whole_file_store(&all[i], unnamed)
         return [(all[i].step, all[i].error, all[i].crc) for i in range(count)]
     finally:
         for i in range(done):
