@@ -3,9 +3,13 @@
     python -m bench.small --rounds 3 --count 20000 --dir DISK --json FILE
 
 Every contestant gets the same list of URLs and names, in folders of a thousand, and writes into a new
-directory, which is removed afterwards; `sync` follows, outside the timed part. They take turns in an order
-shuffled with the seed. After each run all files are counted and measured; of the first round they are read
-and compared. Compare by minimum: noise only adds.
+directory; `sync` follows, outside the timed part. They take turns in an order shuffled with the seed. After
+each run all files are counted and measured; of the first round they are read and compared. Compare by
+minimum: noise only adds.
+
+On a disk what was written stays until all are through: ext4 looks for a free inode past those that were freed
+in the last minutes, one by one, and a file then costs up to a millisecond of CPU, whoever writes it. So begin
+no run soon after many files were removed there, or use a file system that was just made.
 
 CPU is the user and system time of the whole process, an interpreter's start included, and nginx not. None of
 the peers syncs, renames or checks what it has written; `fastxfer small` does the last two, `periodic` all.
@@ -147,7 +151,8 @@ class Arena:
             self._check(place, compare=compare)
             return run
         finally:
-            shutil.rmtree(place)
+            if file_system_of(directory) == "tmpfs":
+                shutil.rmtree(place)
             os.sync()
 
     def _timed(self, contestant: Contestant, place: Path) -> Run:
@@ -264,7 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     results: dict[str, list[Run]] = {one.name: [] for one in present}
     failed = False
-    with tempfile.TemporaryDirectory(prefix="small-home-") as home, Nginx() as nginx:
+    with (
+        tempfile.TemporaryDirectory(prefix="small-home-") as home,
+        tempfile.TemporaryDirectory(prefix="small-", dir=options.dir) as place,
+        Nginx() as nginx,
+    ):
         arena = Arena(nginx, make(nginx, options.count, options.size), options.size, Path(home))
         for number in range(options.rounds):
             order = list(present)
@@ -272,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for one in order:
                 tell(f"round {number + 1}/{options.rounds}: {one.name}")
                 try:
-                    results[one.name].append(arena.run(one, options.dir, compare=number == 0))
+                    results[one.name].append(arena.run(one, Path(place), compare=number == 0))
                 except RuntimeError as error:
                     print(f"FAILED: {one.name}: {error}")
                     failed = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastxfer.options import TransferOptions
 from fastxfer.small import Missed, SmallObjects, Wanted
@@ -19,7 +18,7 @@ def wanted(path: Path) -> Iterator[Wanted]:
     with path.open() as lines:
         for line in lines:
             url = line.strip()
-            yield Wanted(url, urlsplit(url).path[1:])
+            yield Wanted(url, url.split("/", 3)[3])
 
 
 def main(path: str, durability: str) -> int:
