@@ -28,7 +28,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.small import Fetched, SmallObjects, Wanted, run
 from tests.descriptors import held_open
 from tests.servers.nginx import Nginx
-from tests.servers.objects import Objects
+from tests.servers.objects import Objects, make_bytes
 from tests.servers.raw import Connection, RawServer, Request
 from tests.small.fetching import fetch, files_below, make_set, wanted_of
 
@@ -189,6 +189,48 @@ def test_a_large_object_goes_the_way_of_a_download(
     data = large.path.read_bytes()
     assert all((root / each.name).read_bytes() == data for each in wanted if each.name != "small")
     assert all(not path.endswith((".part", ".ckpt", ".fxnew")) for path in files_below(root))
+
+
+def test_small_objects_come_while_large_ones_do_and_all_within_one_budget(root: Path) -> None:
+    """The large ones wait at the server until it answered a hundred small ones; they are asked by ranges."""
+    large = make_bytes(8 << 20, seed=11)
+    lock, enough = threading.Lock(), threading.Event()
+    out, most, small, ranges = 0, 0, 0, 0
+
+    def handler(request: Request, answer: Connection) -> None:
+        nonlocal out, most, small, ranges
+        with lock:
+            out += 1
+            most = max(most, out)
+        try:
+            if request.target == "/small":
+                with lock:
+                    small += 1
+                    if small >= 100:
+                        enough.set()
+                answer.respond(200, {}, b"x" * 1000)
+                return
+            first, _, last = request.range.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last or len(large)) + 1, len(large))
+            with lock:
+                ranges += 1
+            assert enough.wait(DEADLINE_S)
+            answer.respond(
+                206,
+                {"Content-Range": f"bytes {start}-{stop - 1}/{len(large)}", "ETag": '"v"'},
+                large[start:stop],
+            )
+        finally:
+            with lock:
+                out -= 1
+
+    with RawServer(handler) as server:
+        wanted = [Wanted(server.url("/large"), f"large{number}", len(large)) for number in range(2)]
+        wanted += [Wanted(server.url("/small"), f"{number}", 1000) for number in range(300)]
+        came, failed = fetch(root, wanted, connections=6, connections_per_host=6)
+    assert (len(came), failed) == (302, {})
+    assert all((root / f"large{number}").read_bytes() == large for number in range(2))
+    assert most <= 6 and ranges > 2
 
 
 def test_credentials_headers_and_their_lack(nginx: Nginx, root: Path, few: dict[str, bytes]) -> None:
