@@ -64,18 +64,19 @@ def walk(
     max_age_s: float = 86400.0,
     ended_age_s: float = 0.0,
     told: Callable[[int], object] | None = None,
+    whole: bool = False,
 ) -> bool:
     """Lists a source into the ledger, or goes on with a listing of it that is not finished, or not older than
     `ended_age_s`; returns whether it is complete. What could not be listed is in `ledger.failures()`; another
     call tries it again. `told` gets the number of entries that were found so far.
 
-    Raises InterruptedTransferError when `stopped` is set, the error of the first place, and of the hundredth
-    other one that failed.
+    Raises InterruptedTransferError when `stopped` is set, the error of the hundredth place that failed, and with
+    `whole` that of the first place.
     """
     filters = filters or Filters()
     terms = json.dumps([lister.terms, filters.include, filters.exclude])
     ledger.begin_listing(lister.source, lister.root, terms, max_age_s=max_age_s, ended_age_s=ended_age_s)
-    _Walk(ledger, lister, filters, stopped or threading.Event(), told).run()
+    _Walk(ledger, lister, filters, stopped or threading.Event(), told, whole).run()
     return ledger.end_listing()
 
 
@@ -89,9 +90,11 @@ class _Walk:
         filters: Filters,
         stopped: threading.Event,
         told: Callable[[int], object] | None,
+        whole: bool,
     ) -> None:
         self._ledger, self._lister, self._filters = ledger, lister, filters
         self._told, self._found = told, 0
+        self._whole = whole
         self._stopped = stopped
         self._over = threading.Event()
         self._events: queue.Queue[_Event] = queue.Queue(maxsize=PLACES_AT_ONCE)
@@ -139,7 +142,7 @@ class _Walk:
             raise _stopped() from event.error
         self._ledger.place_failed(place, str(event.error))
         self._failed += 1
-        if self._failed >= MAX_FAILED or place.depth == 0:
+        if self._failed >= MAX_FAILED or (place.depth == 0 and self._whole):
             raise event.error
 
     def _checked(self, place: Place, page: Page) -> Page:

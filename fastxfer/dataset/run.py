@@ -182,6 +182,7 @@ class Mirror(Background[MirrorReport]):
             stopped=self._stop,
             ended_age_s=ENDED_LISTING_S if goes_on else 0.0,
             told=found,
+            whole=True,
         )
 
     def _look(self, ledger: Ledger) -> None:
