@@ -137,12 +137,11 @@ class Spread:
 
     def close(self) -> None:
         """See Destination."""
+        Directory.open(self.folder).walk([OWN_FOLDER]).remove(self._place.mark)
         self._crew.close(list(self._out))
         self._here.close()
         for each in self._splits:
             each.close()
-        own = Directory.open(self.folder).walk([OWN_FOLDER])
-        own.remove(self._place.mark)
 
     # ---- fetching ----
 

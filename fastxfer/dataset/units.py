@@ -16,7 +16,7 @@ import hashlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ RANGES = "ranges"
 """The folder of files in the making, in that of the ledger."""
 PIECE_BYTES = 8 << 20
 LEASE_WAIT_S = 2.0
+WATCH_S = 1.0
 LEASE_DEADLINE_S = 900.0
 
 _semaphores: dict[tuple[str, str], Any] = {}
@@ -51,8 +52,9 @@ _semaphores: dict[tuple[str, str], Any] = {}
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Place:
-    """Where a run goes to: the folder `root`, which has a mark in it of this very run, since a worker may
-    have another folder under the same path. `given` are keywords of `fetch`.
+    """Where a run goes to: the folder `root`, which has a `mark` in it of this very run while that goes on: a
+    worker may have another folder under the same path, and may be left behind by a run that was stopped or
+    killed. `given` are keywords of `fetch`.
     """
 
     root: str
@@ -61,11 +63,37 @@ class Place:
 
     def check(self) -> None:
         """Raises StorageError where the folder is not the one that the run goes to."""
-        if not _below(self.root, OWN_FOLDER).has(self.mark):
+        if not self._has_mark():
             raise StorageError(
                 f"{self.root} is another folder here than where the run was started: all workers have to see "
                 "the destination under its path, on a file system that they share"
             )
+
+    def _has_mark(self) -> bool:
+        return _below(self.root, OWN_FOLDER).has(self.mark)
+
+    @contextmanager
+    def watched(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Calls `stop` when the run is over before its unit is."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(WATCH_S):
+                try:
+                    gone = not self._has_mark()
+                except FastxferError:
+                    gone = True
+                if gone:
+                    stop()
+                    return
+
+        watcher = threading.Thread(target=watch, name="fastxfer-watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -130,7 +158,8 @@ class Batch(Unit):
         folder.prepare()
         numbers = {task.entry.path: number for number, task in enumerate(self.tasks)}
         try:
-            came = list(folder.fetch(iter(self.tasks), _nothing))
+            with self.place.watched(folder.stop):
+                came = list(folder.fetch(iter(self.tasks), _nothing))
         finally:
             folder.close()
         outcomes = [
@@ -195,7 +224,8 @@ class Stretch(Unit):
         file = SharedFile(_below(self.place.root, OWN_FOLDER, RANGES), self.name)
         try:
             work = _Reading(self, file, options, pieces)
-            crcs = work.read(min(connections, len(pieces)))
+            with self.place.watched(work.stop):
+                crcs = work.read(min(connections, len(pieces)))
             if crcs is not None and options.durability != "none":
                 file.sync()
         finally:
@@ -230,7 +260,13 @@ class _Reading:
             return None
         for error in errors:
             raise error
+        if self._stop.is_set():
+            raise InterruptedTransferError("the run was stopped")
         return self._crcs
+
+    def stop(self) -> None:
+        """Any thread. Has `read` raise InterruptedTransferError soon."""
+        self._stop.set()
 
     def _read_some(self, errors: list[FastxferError]) -> None:
         try:

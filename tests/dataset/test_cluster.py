@@ -328,6 +328,9 @@ def test_a_stopped_run_ends_soon_and_goes_on_later(tmp_path: Path) -> None:
         assert running.over.wait(DEADLINE_S)
         with pytest.raises(InterruptedTransferError):
             running.wait()
+        # The workers let go of their units too, though the server holds them still.
+        idle = threading.Barrier(3)
+        assert sorted(executor.map(lambda _: idle.wait(DEADLINE_S), range(3))) == [0, 1, 2]
         free.set()
         stopping.clear()
         report = fastxfer.mirror(source, tmp_path / "dest", cluster=executor)
