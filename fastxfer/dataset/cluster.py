@@ -20,7 +20,7 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fastxfer.dataset.compare import Local
+from fastxfer.dataset.compare import Local, Verdict
 from fastxfer.dataset.crews import Crew, Gone
 from fastxfer.dataset.entries import OWN_FOLDER
 from fastxfer.dataset.folder import Folder
@@ -196,6 +196,9 @@ class Spread:
         """
         entry = task.entry
         plain = not entry.mirrors and not entry.options and not any(self._options.rates)
+        plain &= not (
+            task.finding.verdict is Verdict.UNSURE and entry.checksums
+        )  # the file here is read first
         large = entry.size is not None and entry.size >= SPLIT_BYTES
         return plain and large and self._here.look(entry.path + PART) is None
 

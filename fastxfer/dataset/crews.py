@@ -131,6 +131,8 @@ class DaskCrew:
         except ImportError as error:
             raise OptionError("a cluster of Dask needs its package: pip install 'fastxfer[dask]'") from error
         self._dask: Any = distributed
+        closed = getattr(distributed.client, "ClosedClientError", OSError)
+        self._unreachable = (OSError, TimeoutError, CancelledError, closed)
         self._given = cluster
         self._client: Any = None
         self._own: list[Any] = []
@@ -144,7 +146,7 @@ class DaskCrew:
         if isinstance(self._given, self._dask.Client):
             self._client = self._given
         else:
-            self._client = self._connected(self._address())
+            self._client = self._client_of(self._address())
             self._own.append(self._client)
         try:
             self._client.wait_for_workers(1, timeout=CONNECT_S)
@@ -165,7 +167,7 @@ class DaskCrew:
         self._own.append(cluster)
         return cluster
 
-    def _connected(self, address: Any) -> Any:
+    def _client_of(self, address: Any) -> Any:
         try:
             return self._dask.Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -174,7 +176,7 @@ class DaskCrew:
     def _count(self) -> None:
         try:
             self._workers = sum(self._client.nthreads().values())
-        except (OSError, TimeoutError):
+        except self._unreachable:
             self._workers = 0
 
     @property
@@ -192,6 +194,7 @@ class DaskCrew:
 
     def submit(self, unit: Unit, name: str) -> Any:
         """See Crew."""
+        self._check_connected()
         future = self._client.submit(run_leased, unit, key=name, pure=False)
         future.add_done_callback(self._ended)
         return future
@@ -201,7 +204,7 @@ class DaskCrew:
         if future.status == "finished":
             try:
                 return future.result(timeout=RESULT_S)
-            except (OSError, TimeoutError, CancelledError) as error:
+            except self._unreachable as error:
                 raise Gone from error
         if future.status != "error":
             raise Gone
@@ -216,21 +219,28 @@ class DaskCrew:
 
     def look(self, futures: Collection[Any]) -> list[Any]:
         """See Crew."""
-        if self._client.status not in ("running", "connecting"):
-            raise NetworkError("the connection to the Dask scheduler is lost; run it again to go on")
+        self._check_connected()
         self._count()
         self._alone_looks = 0 if self._workers else self._alone_looks + 1
         if self._alone_looks > CONNECT_S:
             raise NetworkError(f"the cluster has had no worker for {CONNECT_S:g} s; run it again to go on")
         return [future for future in futures if future.status in ("lost", "cancelled")]
 
+    def _check_connected(self) -> None:
+        if not self._connected:
+            raise NetworkError("the connection to the Dask scheduler is lost; run it again to go on")
+
+    @property
+    def _connected(self) -> bool:
+        return self._client.status in ("running", "connecting")
+
     def close(self, futures: Collection[Any]) -> None:
         """See Crew."""
-        if self._client is not None and futures:
-            with suppress(OSError, TimeoutError, CancelledError):
+        if self._client is not None and futures and self._connected:
+            with suppress(*self._unreachable):
                 self._client.cancel(list(futures))
         while self._own:
-            with suppress(OSError, TimeoutError):
+            with suppress(*self._unreachable):
                 self._own.pop().close()
 
 

@@ -477,6 +477,8 @@ def test_an_address_that_is_none_and_two_words_are_refused(tmp_path: Path) -> No
         fastxfer.mirror("http://127.0.0.1:9/", tmp_path, dask="here")
     with pytest.raises(OptionError, match="cluster and dask"):
         fastxfer.mirror("http://127.0.0.1:9/", tmp_path, dask="local", cluster="local")
+    with pytest.raises(OptionError, match="to a folder"):
+        fastxfer.mirror("http://127.0.0.1:9/", "s3://bucket/prefix", dask="local")
 
 
 def test_a_scheduler_that_is_not_there_is_named(
