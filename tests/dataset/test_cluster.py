@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -17,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster, WorkerPlugin
 
 import fastxfer
 from fastxfer.dataset import cluster, split
 from fastxfer.dataset.ledger import Ledger
+from fastxfer.dataset.report import MirrorProgress
 from fastxfer.dataset.run import Told
 from fastxfer.errors import FastxferError, InterruptedTransferError, NetworkError, OptionError, StorageError
 from fastxfer.mirroring import begin_mirror
@@ -56,8 +59,6 @@ def workers(count: int, folder: Path) -> Iterator[Client]:
     """Gives the client of a cluster of so many processes, each as on a machine of its own. Leases of workers
     that died come free in two seconds.
     """
-    import dask
-
     soon = {
         "distributed.scheduler.locks.lease-timeout": "2s",
         "distributed.scheduler.locks.lease-validation-interval": "500ms",
@@ -267,8 +268,13 @@ def test_any_executor_will_do_and_the_cap_holds(kind: str, small_ranges: None, t
     objects = make_set(300, 2)
     with CountingServer(objects, takes_s=0.004) as server, pool(kind) as executor:
         source = manifest(server, objects, tmp_path / "set.jsonl")
-        report = fastxfer.mirror(source, tmp_path / "dest", cluster=executor, connections_per_host=4)
+        states: list[MirrorProgress] = []
+        report = fastxfer.mirror(
+            source, tmp_path / "dest", cluster=executor, connections_per_host=4, progress=states.append
+        )
         assert 1 < server.most <= 4
+        total = sum(map(len, objects.values()))
+        assert (states[-1].done, states[-1].bytes, states[-1].size) == (len(objects), total, total)
         # Fewer than there are workers: so many units at once, of one request each.
         second = fastxfer.mirror(
             source, tmp_path / "two", cluster=executor, connections_per_host=2, include="1/*"
@@ -276,6 +282,27 @@ def test_any_executor_will_do_and_the_cap_holds(kind: str, small_ranges: None, t
     assert report.ok and report.fetched == len(objects)
     assert second.ok and second.fetched > 30
     assert_is_there(tmp_path / "dest", objects)
+
+
+def test_what_somebody_seems_to_write_is_tried_again_at_the_end(tmp_path: Path) -> None:
+    objects, dest = make_set(60, 0), tmp_path / "dest"
+    (dest / "1").mkdir(parents=True)
+    (dest / "1" / "1.bin.fxnew").write_bytes(b"left by one that was killed")
+    held = os.open(dest / "1", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)  # as a run has it that writes there
+    fetched: list[str] = []
+
+    def told(event: Told) -> None:
+        fetched.append(event.path)
+        if len(fetched) == len(objects) - 1:
+            os.close(held)
+
+    with CountingServer(objects) as server, pool("threads") as executor:
+        source = manifest(server, objects, tmp_path / "set.jsonl")
+        report = fastxfer.mirror(source, dest, cluster=executor, told=told)
+    assert report.ok
+    assert fetched[-1] == "1/1.bin"
+    assert_is_there(dest, objects)
 
 
 def test_a_pool_that_breaks_says_so_and_the_next_one_goes_on(tmp_path: Path) -> None:
@@ -499,3 +526,35 @@ def test_without_distributed_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(OptionError, match=r"pip install 'fastxfer\[dask\]'"):
         fastxfer.mirror("http://127.0.0.1:9/", tmp_path, cluster="local")
+
+
+def test_a_scheduler_that_goes_ends_the_run_and_the_next_cluster_goes_on(tmp_path: Path) -> None:
+    objects = make_set(300, 0)
+    count = 0
+
+    def told(_: Told) -> None:
+        nonlocal count
+        count += 1
+        if count == 50:
+            made.sync(made.scheduler.close)
+
+    with CountingServer(objects, takes_s=0.004) as server:
+        source = manifest(server, objects, tmp_path / "set.jsonl")
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "2s"}),
+            LocalCluster(
+                n_workers=1,
+                processes=False,
+                protocol="tcp://",
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs="CRITICAL",
+            ) as made,
+            Client(made, set_as_default=False) as client,
+            pytest.raises(NetworkError, match="scheduler is lost"),
+        ):
+            fastxfer.mirror(source, tmp_path / "dest", cluster=client, told=told)
+        with pool("threads") as executor:
+            report = fastxfer.mirror(source, tmp_path / "dest", cluster=executor)
+    assert report.ok
+    assert_is_there(tmp_path / "dest", objects)
