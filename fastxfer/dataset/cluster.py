@@ -22,7 +22,7 @@ from typing import Any
 
 from fastxfer.dataset.compare import Local, Verdict
 from fastxfer.dataset.crews import Crew, Gone
-from fastxfer.dataset.entries import OWN_FOLDER
+from fastxfer.dataset.entries import OWN_FOLDER, Entry
 from fastxfer.dataset.folder import Folder
 from fastxfer.dataset.planning import Task
 from fastxfer.dataset.results import Came
@@ -37,7 +37,7 @@ from fastxfer.errors import (
     storage_error,
 )
 from fastxfer.names import PART
-from fastxfer.options import TransferOptions
+from fastxfer.options import TransferOptions, told_to_all
 from fastxfer.plan.governor import USUAL_CAP
 from fastxfer.storage.directory import Directory
 
@@ -202,10 +202,13 @@ class Spread:
         large = entry.size is not None and entry.size >= SPLIT_BYTES
         return plain and large and self._here.look(entry.path + PART) is None
 
-    def _make(self, kind: type[Unit], of: str, /, **values: Any) -> Unit:
+    def _make(self, kind: type[Unit], entry: Entry, /, **values: Any) -> Unit:
+        """Returns a unit for an entry; who is asked for a large one may know no more than its server may."""
+        known = kind is Batch or not entry.stranger
+        place = self._place if known else replace(self._place, given=told_to_all(self._given))
         part = min(self._options.connections, self._crew.part(self._cap))
-        host = host_of(of, self._options.endpoint)
-        return kind(self._place, host, self._cap, part, **values)
+        host = host_of(entry.url, self._options.endpoint)
+        return kind(place, host, self._cap, part, **values)
 
     # ---- batches ----
 
@@ -226,7 +229,7 @@ class Spread:
         return self._job_of(self._batches.pop(host).tasks)
 
     def _job_of(self, tasks: Sequence[Task]) -> Job:
-        return Job(self._make(Batch, tasks[0].entry.url, tasks=tuple(map(_for_a_unit, tasks))))
+        return Job(self._make(Batch, tasks[0].entry, tasks=tuple(map(_for_a_unit, tasks))))
 
     def _begin_turn(self) -> bool:
         """Has what others seemed to be writing be tried again, a batch at a time; returns whether there is

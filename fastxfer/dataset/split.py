@@ -37,7 +37,7 @@ CHANGES = 3
 """So often it is begun anew because the object has changed."""
 
 Make = Callable[..., Unit]
-"""Makes a unit: its kind, its URL, and its own fields by name."""
+"""Makes a unit: its kind, its entry, and its own fields by name."""
 
 
 class CannotSplit(Exception):
@@ -77,23 +77,24 @@ class Split:
 
     def next_unit(self) -> tuple[Unit, int] | None:
         """Returns a unit that can be run now, each once, with the number of its range or -1."""
-        url = self.task.entry.url
+        entry = self.task.entry
+        url = entry.url
         if self.came is not None:
             return None
         if self._looks:
             self._looks = False
-            return self._make(Look, url, url=url), -1
+            return self._make(Look, entry, url=url), -1
         if self._waiting:
             number = self._waiting.pop()
             self._out += 1
             span = self._span(number)
             return self._make(
-                Stretch, url, url=url, name=self._name, span=span, identity=self._identity
+                Stretch, entry, url=url, name=self._name, span=span, identity=self._identity
             ), number
         if self._reads:
             self._reads = False
             algorithms = tuple(sorted({CRC, *self._held()}))
-            return self._make(ReadBack, url, name=self._name, algorithms=algorithms), -1
+            return self._make(ReadBack, entry, name=self._name, algorithms=algorithms), -1
         return None
 
     def _span(self, number: int) -> Span:

@@ -35,7 +35,7 @@ from tests.cli.command import COMMAND, environment
 from tests.servers.counting import CountingServer
 from tests.servers.nginx import Nginx
 from tests.servers.objects import make_bytes
-from tests.servers.raw import Request
+from tests.servers.raw import RangeHandler, Request
 
 SMALL = 2000
 RANGE = 1 << 20
@@ -251,6 +251,29 @@ def _seen_keys(dask_scheduler: Any) -> list[str]:
 
 def _transitions(dask_scheduler: Any) -> str:
     return repr(list(dask_scheduler.transition_log)) + repr(list(dask_scheduler.tasks.values()))
+
+
+def test_another_origin_than_the_sources_is_told_no_secret(
+    small_ranges: None, three: Executor, tmp_path: Path
+) -> None:
+    objects, own = make_set(20, 1), {"/own.bin": make_bytes(LARGE)}
+    with CountingServer(objects) as stranger, CountingServer(own) as home:
+        manifest(stranger, objects, tmp_path / "set.jsonl")
+        manifest(home, own, tmp_path / "own.jsonl")
+        listed = (tmp_path / "set.jsonl").read_bytes() + (tmp_path / "own.jsonl").read_bytes()
+        home.objects["/set.jsonl"] = RangeHandler(listed)
+        report = fastxfer.mirror(
+            home.url("/set.jsonl"),
+            tmp_path / "dest",
+            cluster=three,
+            headers={"Authorization": f"Bearer {SECRET}"},
+        )
+        asked = [each.headers.get("authorization") for each in stranger.requests]
+        at_home = {each.headers.get("authorization") for each in home.requests}
+    assert report.ok
+    assert len(asked) > len(objects) and set(asked) == {None}
+    assert at_home == {f"Bearer {SECRET}"}
+    assert_is_there(tmp_path / "dest", {**objects, **own})
 
 
 # ---- executors ----

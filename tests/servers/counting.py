@@ -48,6 +48,8 @@ class CountingServer(RawServer):
         content = found.content
         wanted = found.wanted(request, content)
         start, stop = span = wanted or (0, len(content.data))
+        if wanted is not None and start >= len(content.data):
+            return lambda: connection.respond(416, {"Content-Range": f"bytes */{len(content.data)}"})
         status = 200 if wanted is None else 206
         view = memoryview(content.data)
         last = max(start, stop - SEND_BYTES)
