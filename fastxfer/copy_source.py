@@ -236,11 +236,20 @@ class CopySource:
         self._fill(buffer)
         return buffer
 
-    def _fill(self, buffer: PartBuffer) -> None:
+    def expect(self, identity: Identity) -> None:
+        """Has the answers be of this object, of which others were told before."""
+        self._mirror.told = identity
+
+    def read(self, span: Span, buffer: PartBuffer) -> None:
+        """Fills a buffer with a range. Raises FastxferError, SourceChangedError too."""
+        buffer.begin(span[1] - span[0])
+        self._fill(buffer, span[0])
+
+    def _fill(self, buffer: PartBuffer, at: int = 0) -> None:
         failures = turns = 0
         while not buffer.full:
             before = buffer.filled
-            get = self._waited(self._make((before, buffer.room), buffer, _nobody))
+            get = self._waited(self._make((at + before, at + buffer.room), buffer, _nobody))
             try:
                 self.outcome(get)
                 if buffer.filled == before:

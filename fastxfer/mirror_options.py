@@ -43,6 +43,14 @@ def _format(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _address(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or (value != "local" and "://" not in value):
+        raise ValueError("must be local or the address of a scheduler, such as tcp://HOST:8786")
+    return value
+
+
 def _option(
     parse: Callable[[Any], Any], default: Any, text: str, metavar: str, flags: tuple[str, ...] = ()
 ) -> Any:
@@ -106,6 +114,12 @@ class MirrorOptions:
         "where the ledgers of runs to stores are (default: $XDG_STATE_HOME/fastxfer/mirrors, "
         "~/.local/state/fastxfer/mirrors)",
         "D",
+    )  # fmt: skip
+    dask: str | None = _option(
+        _address, None,
+        "have the workers of a Dask cluster fetch: local (a process a core here), or the address of its "
+        "scheduler; all of them share the destination",
+        "ADDRESS",
     )  # fmt: skip
 
     @classmethod

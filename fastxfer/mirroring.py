@@ -46,6 +46,7 @@ def mirror(
     base_url: str | Iterable[str] = (),
     progress: bool | Callable[[MirrorProgress], object] | None = None,
     told: Callable[[Told], object] | None = None,
+    cluster: Any = None,
     **options: Any,
 ) -> MirrorReport:
     """Has a destination have what a source lists, and returns a MirrorReport. What is here already is not
@@ -75,6 +76,9 @@ def mirror(
         progress: True for a bar, or a callable that takes a MirrorProgress about five times a second, on a
             thread of its own.
         told: a callable that takes a Told for each object of which something became, on a thread of its own.
+        cluster: who fetches to a folder instead of this process: a Dask `Client`, the address of a Dask
+            scheduler, "local" for a process a core of this machine, or any `concurrent.futures.Executor`. All
+            of them share the folder; see docs/scale.md.
         options: to a folder those of `fetch` about the network, its pace, the store and durability, for all
             objects. To a store those of `copy`, but for checksum, on_change and checkpoint_dir; `memory` is
             for all copies together. `state_dir` is where the ledgers of such runs are, by default
@@ -90,6 +94,7 @@ def mirror(
         source,
         dest,
         told=told,
+        cluster=cluster,
         jobs=jobs,
         connections=connections,
         include=include,
@@ -119,7 +124,12 @@ def mirror(
 
 
 def begin_mirror(
-    source: str, dest: AnyPath, *, told: Callable[[Told], object] | None = None, **options: Any
+    source: str,
+    dest: AnyPath,
+    *,
+    told: Callable[[Told], object] | None = None,
+    cluster: Any = None,
+    **options: Any,
 ) -> Mirror:
     """Begins a run with the options of `mirror`, and returns it. Raises OptionError and TypeError."""
     source, dest = os.fspath(source), os.fspath(dest)
@@ -127,15 +137,28 @@ def begin_mirror(
         options["auth"] = HttpSource.of(source, TransferOptions()).credentials  # for all of its origin
     if not is_location(dest.strip()):
         given = Given.of(options, to_store=False)
-        destination: Destination = Folder(dest, given.shared, given.own.jobs)
-        return begin(source, destination, given.own, given.shared, told)
+        return begin(source, _folder(dest, given, cluster), given.own, given.shared, told)
     given = Given.of(options, to_store=True)
+    if cluster is not None or given.own.dask is not None:
+        raise OptionError("options cluster and dask: workers fetch to a folder, not to a store")
     same_kind = _kind(source) == _kind(dest)
     of_source = given.of_source(same_kind=same_kind)
     destination = _store(dest, given)
     if given.own.format is None:
         _refuse_itself(source, of_source, destination)
     return begin(source, destination, given.own, of_source, told)
+
+
+def _folder(dest: str, given: Given, cluster: Any) -> Destination:
+    own = given.own
+    if cluster is None and own.dask is None:
+        return Folder(dest, given.shared, own.jobs)
+    if cluster is not None and own.dask is not None:
+        raise OptionError("options cluster and dask: one of them says who fetches")
+    from fastxfer.dataset.cluster import Spread
+    from fastxfer.dataset.crews import crew_for
+
+    return Spread(dest, given.shared, crew_for(own.dask if cluster is None else cluster))
 
 
 def _store(dest: str, given: Given) -> StorePrefix:

@@ -23,13 +23,16 @@ LARGE_AT_ONCE = 2
 
 
 class Folder:
-    """A Destination: the folder `dest`, which the ledger has made. `given` are keywords of `fetch`."""
+    """A Destination: the folder `dest`, which the ledger has made. `given` are keywords of `fetch`. With 0
+    `jobs` there are never more than `connections` requests: large objects come one by one, after the small
+    ones.
+    """
 
     def __init__(self, dest: str | os.PathLike[str], given: Mapping[str, Any], jobs: int | None) -> None:
         self.folder = Path(os.path.abspath(dest))
         self.name = str(self.folder)
         self._given = given
-        self._jobs = jobs or LARGE_AT_ONCE
+        self._jobs = LARGE_AT_ONCE if jobs is None else jobs
         self._options = TransferOptions.build(**given)
         self._small: SmallObjects | None = None
         self._stopped = False

@@ -71,6 +71,9 @@ class SmallObjects:
     a group are synced together; with "chunk" after each batch of up to 64. What is not told yet is fetched
     again after a power cut, whatever stands there.
 
+    What is not small is fetched `large_at_once` at a time, beside the small ones; with 0 one at a time, and
+    only when no small one is on its way any more: then there are never more than `connections` requests.
+
     With `synced` an object is told as soon as it is in place all the same, and `synced` is called, between
     two outcomes, when no power cut can take what was told before.
 
@@ -155,6 +158,9 @@ class SmallObjects:
                     ahead += taken
                     yield from outcomes
                     continue
+                if not more and not self._large_at_once and ahead == len(self._diverted):
+                    self._large_at_once = 1
+                    self._start_large()
                 told = self._next()
                 ahead -= told[0]
                 yield from told[1]
@@ -383,8 +389,13 @@ class SmallObjects:
         """Any thread. Has an ordinary download fetch an object, when there is room for one."""
         with self._lock:
             self._diverted.append(item)
-            if len(self._large) >= self._large_at_once:
-                return
+            waits = len(self._large) >= self._large_at_once
+        if not self._large_at_once:
+            self._told.put((0, []))  # who waits is to look whether it was the last small one
+        elif not waits:
+            self._start_large()
+
+    def _start_large(self) -> None:
         threading.Thread(target=self._fetch_diverted, name="fastxfer-large", daemon=True).start()
 
     def _fetch_diverted(self) -> None:

@@ -48,7 +48,7 @@ def publish(
         if mtime is not None:
             _date(fd, mtime)
         if record is not None:
-            _keep(fd, record)
+            keep_record(fd, record)
         if sync is not None:
             sync(fd)
         if not target.directory.holds(target.part_name, fd):
@@ -102,7 +102,8 @@ def _date(fd: int, mtime: float) -> None:
         pass  # someone else's file, though we may write to it: only its time stays what it is
 
 
-def _keep(fd: int, record: bytes) -> None:
+def keep_record(fd: int, record: bytes) -> None:
+    """Keeps what `make_record` made with a file, where the file system can."""
     try:
         os.setxattr(fd, XATTR, record)
     except OSError:

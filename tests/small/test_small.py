@@ -27,6 +27,7 @@ from fastxfer.errors import (
 from fastxfer.options import TransferOptions
 from fastxfer.small import Fetched, SmallObjects, Wanted, run
 from tests.descriptors import held_open
+from tests.servers.counting import CountingServer
 from tests.servers.nginx import Nginx
 from tests.servers.objects import Objects, make_bytes
 from tests.servers.raw import Connection, RawServer, Request
@@ -488,3 +489,27 @@ def test_an_object_with_options_of_its_own_is_fetched_with_them(root: Path) -> N
         _, failed = fetch(root, wanted, connections=1)
     assert failed == {}
     assert files_below(root) == {"a": b"nothing", "b": b"mine"}
+
+
+def test_with_large_ones_last_there_are_never_more_requests_than_connections(root: Path) -> None:
+    sizes = {f"/{number}": 3000 if number % 9 else 40_000 for number in range(120)}
+    data = make_bytes(40_000)
+    objects = {path: data[:size] for path, size in sizes.items()}
+    with CountingServer(objects, takes_s=0.002) as server:
+        small = SmallObjects(
+            root,
+            TransferOptions.build(connections=5, durability="none"),
+            small_bytes=10_000,
+            large_at_once=0,
+        )
+        # Of a third of those that are large it is found out only by asking.
+        wanted = [
+            Wanted(server.url(path), path[1:], None if number % 27 == 0 else len(data))
+            for number, (path, data) in enumerate(objects.items())
+        ]
+        outcomes = list(small.fetch(wanted))
+        most = server.most
+    assert [each for each in outcomes if not isinstance(each, Fetched)] == []
+    assert len(outcomes) == len(objects)
+    assert files_below(root) == {path[1:]: data for path, data in objects.items()}
+    assert most == 5

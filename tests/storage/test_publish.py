@@ -128,4 +128,4 @@ def test_a_file_system_without_attributes_is_no_failure(
 
     monkeypatch.setattr(os, "setxattr", unsupported)
     with (tmp_path / "file").open("wb") as file:
-        publish._keep(file.fileno(), b"record")
+        publish.keep_record(file.fileno(), b"record")
