@@ -10,9 +10,9 @@ from typing import Any
 
 from fastxfer.api import Path as AnyPath
 from fastxfer.dataset.folder import Folder
-from fastxfer.dataset.report import MirrorProgress, MirrorReport
+from fastxfer.dataset.report import MirrorItem, MirrorProgress, MirrorReport
 from fastxfer.dataset.results import Destination
-from fastxfer.dataset.run import Mirror, Told, begin
+from fastxfer.dataset.run import Mirror, begin
 from fastxfer.dataset.store import StorePrefix, folder_of
 from fastxfer.errors import OptionError
 from fastxfer.mirror_options import Given
@@ -45,7 +45,7 @@ def mirror(
     format: str | None = None,
     base_url: str | Iterable[str] = (),
     progress: bool | Callable[[MirrorProgress], object] | None = None,
-    told: Callable[[Told], object] | None = None,
+    told: Callable[[MirrorItem], object] | None = None,
     **options: Any,
 ) -> MirrorReport:
     """Has a destination have what a source lists, and returns a MirrorReport. What is here already is not
@@ -74,15 +74,17 @@ def mirror(
         format, base_url: of a manifest: its format where it is not recognised, and where its names are.
         progress: True for a bar, or a callable that takes a MirrorProgress about five times a second, on a
             thread of its own.
-        told: a callable that takes a Told for each object of which something became, on a thread of its own.
+        told: a callable that takes a MirrorItem for each object of which something became, on a thread
+            of its own.
         options: to a folder those of `fetch` about the network, its pace, the store and durability, for all
             objects. To a store those of `copy`, but for checksum, on_change and checkpoint_dir; `memory` is
             for all copies together. `state_dir` is where the ledgers of such runs are, by default
             `$XDG_STATE_HOME/fastxfer/mirrors`.
 
     Raises:
-        FastxferError: what ends all: the disk is full, the first place cannot be listed, a hundred cannot.
-            An object's own error is in the report.
+        FastxferError: what ends all: the disk is full; the source, or a hundred places of it, cannot be
+            listed. `kept` says what is there to go on from. What befell an object, or another place, is in
+            the report.
         LedgerError: the ledger cannot be used. TargetBusyError: another process mirrors there.
         KeyboardInterrupt: after what came was written down.
     """
@@ -114,12 +116,12 @@ def mirror(
             from fastxfer.progress.bar import Bar
 
             bar = stack.enter_context(Bar())
-            tell = lambda state: bar.show(state.as_progress(), state.title)  # noqa: E731 - it is a line
+            tell = lambda state: bar.show(state.as_progress(), state.title, state.figures)  # noqa: E731 - it is a line
         return wait_reported(running, None if tell is None else lambda _: tell(running.state))
 
 
 def begin_mirror(
-    source: str, dest: AnyPath, *, told: Callable[[Told], object] | None = None, **options: Any
+    source: str, dest: AnyPath, *, told: Callable[[MirrorItem], object] | None = None, **options: Any
 ) -> Mirror:
     """Begins a run with the options of `mirror`, and returns it. Raises OptionError and TypeError."""
     source, dest = os.fspath(source), os.fspath(dest)
