@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastxfer.api import Transfer, fetch, probe, start, verify
     from fastxfer.batch import BatchResult
     from fastxfer.copying import copy
-    from fastxfer.dataset.report import MirrorProgress, MirrorReport
+    from fastxfer.dataset.report import MirrorItem, MirrorProgress, MirrorReport
     from fastxfer.many import fetch_many, read_inputs
     from fastxfer.mirroring import mirror
     from fastxfer.progress.snapshot import Progress
@@ -37,6 +37,7 @@ _DEFERRED = {
     "BatchResult": "fastxfer.batch",
     "CopyResult": "fastxfer.results",
     "FetchResult": "fastxfer.results",
+    "MirrorItem": "fastxfer.dataset.report",
     "MirrorProgress": "fastxfer.dataset.report",
     "MirrorReport": "fastxfer.dataset.report",
     "PendingUpload": "fastxfer.results",
@@ -65,6 +66,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
     "CopyResult",
     "FetchResult",
+    "MirrorItem",
     "MirrorProgress",
     "MirrorReport",
     "PendingUpload",

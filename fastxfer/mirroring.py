@@ -10,9 +10,9 @@ from typing import Any
 
 from fastxfer.api import Path as AnyPath
 from fastxfer.dataset.folder import Folder
-from fastxfer.dataset.report import MirrorProgress, MirrorReport
+from fastxfer.dataset.report import MirrorItem, MirrorProgress, MirrorReport
 from fastxfer.dataset.results import Destination
-from fastxfer.dataset.run import Mirror, Told, begin
+from fastxfer.dataset.run import Mirror, begin
 from fastxfer.dataset.store import StorePrefix, folder_of
 from fastxfer.errors import OptionError
 from fastxfer.mirror_options import Given
@@ -45,7 +45,7 @@ def mirror(
     format: str | None = None,
     base_url: str | Iterable[str] = (),
     progress: bool | Callable[[MirrorProgress], object] | None = None,
-    told: Callable[[Told], object] | None = None,
+    told: Callable[[MirrorItem], object] | None = None,
     cluster: Any = None,
     **options: Any,
 ) -> MirrorReport:
@@ -75,7 +75,8 @@ def mirror(
         format, base_url: of a manifest: its format where it is not recognised, and where its names are.
         progress: True for a bar, or a callable that takes a MirrorProgress about five times a second, on a
             thread of its own.
-        told: a callable that takes a Told for each object of which something became, on a thread of its own.
+        told: a callable that takes a MirrorItem for each object of which something became, on a thread
+            of its own.
         cluster: who fetches to a folder instead of this process: a Dask `Client`, the address of a Dask
             scheduler, "local" for a process a core of this machine, or any `concurrent.futures.Executor`. All
             of them share the folder; see docs/scale.md.
@@ -85,8 +86,9 @@ def mirror(
             `$XDG_STATE_HOME/fastxfer/mirrors`.
 
     Raises:
-        FastxferError: what ends all: the disk is full, the first place cannot be listed, a hundred cannot.
-            An object's own error is in the report.
+        FastxferError: what ends all: the disk is full; the source, or a hundred places of it, cannot be
+            listed. `kept` says what is there to go on from. What befell an object, or another place, is in
+            the report.
         LedgerError: the ledger cannot be used. TargetBusyError: another process mirrors there.
         KeyboardInterrupt: after what came was written down.
     """
@@ -119,7 +121,7 @@ def mirror(
             from fastxfer.progress.bar import Bar
 
             bar = stack.enter_context(Bar())
-            tell = lambda state: bar.show(state.as_progress(), state.title)  # noqa: E731 - it is a line
+            tell = lambda state: bar.show(state.as_progress(), state.title, state.figures)  # noqa: E731 - it is a line
         return wait_reported(running, None if tell is None else lambda _: tell(running.state))
 
 
@@ -127,7 +129,7 @@ def begin_mirror(
     source: str,
     dest: AnyPath,
     *,
-    told: Callable[[Told], object] | None = None,
+    told: Callable[[MirrorItem], object] | None = None,
     cluster: Any = None,
     **options: Any,
 ) -> Mirror:

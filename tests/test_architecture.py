@@ -77,6 +77,9 @@ ROOM_OF = {
     "fastxfer.dataset.compare": "pure",
     "fastxfer.dataset.filters": "pure",
     "fastxfer.dataset.report": "pure",
+    "fastxfer.dataset.page": "pure",
+    "fastxfer.drawing": "pure",
+    "fastxfer.page_file": "effects",
     "fastxfer.mirror_options": "pure",
     "fastxfer.small": "drivers",
     "fastxfer.engine": "effects",
@@ -122,6 +125,8 @@ DEFERRED_UPWARD = {
     ("fastxfer", "fastxfer.uploading"),
     ("fastxfer", "fastxfer.copying"),
     ("fastxfer", "fastxfer.mirroring"),
+    # A value that is asked to write itself down.
+    ("fastxfer.dataset.report", "fastxfer.page_file"),
 }
 
 # All that a pure module may take from outside the package; a list where only some names are pure.
@@ -142,12 +147,14 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "hashlib": ["sha256"],
     "heapq": None,
     "hmac": None,
+    "html": ["escape"],
     "html.parser": None,
     "http": ["HTTPStatus"],
     "ipaddress": None,
     "itertools": None,
     "json": ["JSONDecoder", "JSONDecodeError", "loads"],
     "math": None,
+    "os": ["PathLike"],
     "re": None,
     "time": ["gmtime"],  # of a time that it is given
     "typing": None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,9 +15,9 @@ from fastxfer.cli import output
 from fastxfer.cli.arguments import Option, Parser, transfer_options, values
 from fastxfer.cli.manner import BAR_AFTER_S, EVENT_S, FRAME_S, Manner, add_manner
 from fastxfer.cli.signals import stop_on_signals
-from fastxfer.dataset.report import MirrorReport
-from fastxfer.dataset.run import Mirror, Told
-from fastxfer.errors import InterruptedTransferError, OptionError
+from fastxfer.dataset.report import MirrorItem, MirrorReport
+from fastxfer.dataset.run import Mirror
+from fastxfer.errors import OptionError, StorageError
 from fastxfer.mirror_options import COPY, SHARED, MirrorOptions, means_nothing
 from fastxfer.mirroring import begin_mirror
 from fastxfer.sources.schemes import is_location
@@ -52,7 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     shared = transfer_options(only=SHARED)
     parser.add_options("mirror", own)
     parser.add_options("to an object store", copies)
-    parser.add_argument("--report", metavar="FILE", help="write a page with plots of the run, in HTML")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a page with drawings of the run, in HTML, however it ends"
+    )
     add_manner(parser)
     parser.add_insecure()
     parser.add_options("source, network and disk", shared)
@@ -60,11 +65,27 @@ def run(arguments: Sequence[str]) -> int:
     if len(given.words) != 2:
         raise OptionError("a source and a destination are wanted: fastxfer mirror SOURCE DEST")
     manner = Manner.of(given)
+    page = given.report or os.environ.get("FASTXFER_REPORT")
+    if page and not os.path.isdir(os.path.dirname(os.path.abspath(page))):
+        raise StorageError(f"cannot write {page}: there is no such directory; create it first")
     screen = _Screen(manner)
     chosen = _chosen([*own, *copies, *shared], given, to_store=is_location(given.words[1].strip()))
     running = begin_mirror(*given.words, told=screen.told, **chosen)
-    report = screen.show_to_the_end(running)
-    return _end(report, manner)
+    try:
+        report = screen.show_to_the_end(running)
+    finally:
+        saved = not page or _save(running.known, page)
+    return _end(report, manner) if saved else max(_end(report, manner), StorageError.exit_code)
+
+
+def _save(report: MirrorReport, page: str) -> bool:
+    """Writes the page, or says why not; returns whether it was written."""
+    try:
+        report.save(page)
+    except StorageError as error:
+        output.error_line(error)
+        return False
+    return True
 
 
 def _chosen(options: Sequence[Option], given: Namespace, *, to_store: bool) -> dict[str, Any]:
@@ -80,8 +101,13 @@ def _end(report: MirrorReport, manner: Manner) -> int:
     if manner.as_json:
         output.event("result", {**report.to_dict(), "exit_code": code})
         return code
+    if manner.bar and _on_terminal() and not report.dry_run:
+        from fastxfer.cli.mirror_table import print_table
+
+        print_table(report)
+        return code
     for failure in [*report.refusals, *report.failures][:MOST_LINES]:
-        output.note(f"{failure.path}: {failure.message}")
+        output.note(str(failure))
     more = report.failed + report.refused - MOST_LINES
     if more > 0:
         output.note(f"and {more} more")
@@ -90,49 +116,82 @@ def _end(report: MirrorReport, manner: Manner) -> int:
     return code
 
 
+def _on_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 class _Screen:
     """What is shown of a run."""
 
     def __init__(self, manner: Manner) -> None:
         self._manner = manner
         self._bar: Bar | None = None
+        self._lock = threading.Lock()
+        self._to_stop = False
+        self._unwritten: OSError | StorageError | None = None
 
-    def told(self, told: Told) -> None:
-        """Says what became of an object: in JSON of each, else in a dry run only."""
+    def told(self, item: MirrorItem) -> None:
+        """The run's thread. Says what became of an object: in JSON of each, else in a dry run only."""
+        if self._unwritten is not None:
+            return
+        try:
+            self._say(item)
+        except (BrokenPipeError, StorageError) as error:
+            self._unwritten, self._to_stop = error, True
+
+    def _say(self, item: MirrorItem) -> None:
         if self._manner.as_json:
-            output.event("item", told.to_dict())
-        elif told.state in ("new", "changed", "unsure", "vanished") and not self._manner.quiet:
-            why = f" ({told.message})" if told.message else ""
-            output.line(output.plain(f"{_WOULD[told.state]} {told.path}{why}"))
+            output.event("item", item.to_dict())
+        elif item.state in _WOULD and not self._manner.quiet:
+            why = f" ({item.message})" if item.message else ""
+            said = output.plain(f"{_WOULD[item.state]} {item.path}{why}")
+            with self._lock:
+                if self._bar is None or not _on_terminal():
+                    output.line(said)
+                else:
+                    self._bar.say(said)
+
+    def _ask_to_stop(self) -> None:
+        # A signal comes between any two steps of this thread, which may have locks: it only leaves word.
+        self._to_stop = True
 
     def show_to_the_end(self, running: Mirror) -> MirrorReport:
         """Shows how it goes until it is over; a signal stops it. Raises its error."""
-        stop_on_signals(running.cancel)
-        if self._manner.bar and not running.over.wait(BAR_AFTER_S):
+        stop_on_signals(self._ask_to_stop)
+        if not self._manner.bar or self._waited(running, BAR_AFTER_S):
+            self._watch(running)
+        else:
+            from fastxfer.progress.bar import Bar
+
+            with Bar() as self._bar:
+                self._watch(running)
+        if self._unwritten is not None:
+            raise self._unwritten
+        return running.wait()
+
+    def _waited(self, running: Mirror, seconds: float) -> bool:
+        """Waits for the end, but no longer; returns whether it has come. Stops the run if asked to."""
+        if running.over.wait(seconds):
+            return True
+        if self._to_stop:
+            running.cancel()
+        return False
+
+    def _watch(self, running: Mirror) -> None:
+        event_at = time.monotonic() + EVENT_S
+        while not self._waited(running, FRAME_S):
             self._draw(running)
-        while not running.over.wait(EVENT_S if self._manner.as_json else None):
-            output.event("progress", running.state.to_dict())
-        try:
-            return running.wait()
-        except InterruptedTransferError as error:
-            error.kept = f"{running.state.done} of {running.state.listed} objects are there"
-            raise
+            if self._manner.as_json and time.monotonic() >= event_at:
+                event_at = time.monotonic() + EVENT_S
+                output.event("progress", running.state.to_dict())
+        self._draw(running)
 
     def _draw(self, running: Mirror) -> None:
-        from fastxfer.progress.bar import Bar
-
-        event_at = 0.0
-        with Bar() as bar:
-            while True:
-                over = running.done
-                state = running.state
-                bar.show(state.as_progress(), state.title)
-                if over:
-                    return
-                if self._manner.as_json and time.monotonic() >= event_at:
-                    event_at = time.monotonic() + EVENT_S
-                    output.event("progress", state.to_dict())
-                running.over.wait(FRAME_S)
+        if self._bar is None:
+            return
+        state = running.state
+        with self._lock:
+            self._bar.show(state.as_progress(), state.title, state.figures)
 
 
 _WOULD = {

@@ -363,12 +363,12 @@ class Ledger:
         rows = self.file.rows("SELECT state, count(*) FROM places GROUP BY state")
         return {**found, **{f"places_{row[0]}": row[1] for row in rows}}
 
-    def totals(self, *, failed: bool = False) -> Totals:
-        """Returns how many entries there are to look at, and what they come to."""
-        states = "('failed')" if failed else "('listed', 'failed', 'done')"
+    def totals(self, states: Sequence[str]) -> Totals:
+        """Returns how many entries are in these states, and what they come to."""
         rows = self.file.rows(
             "SELECT count(*), coalesce(sum(size), 0), count(*) - count(size) FROM entries "
-            f"WHERE state IN {states}"
+            f"WHERE state IN ({','.join('?' * len(states))})",
+            *states,
         )
         return Totals(*rows[0])
 

@@ -5,24 +5,66 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from typing import Any, NamedTuple
 
+from fastxfer.errors import FastxferError
 from fastxfer.progress.snapshot import Progress
-from fastxfer.units import format_elapsed, format_size
+from fastxfer.units import format_duration, format_elapsed, format_size
 
 MOST_NAMED = 1000
 """So many failed, refused or deleted paths are named in a report; all are counted, and are in the ledger."""
 MOST_HOSTS = 1000
 MOST_SAMPLES = 400
 SLOWEST = 10
+OVER = ("done", "failed", "cancelled")
+SLOW_S = 5.0
+"""An object that is under way for longer is named below the bar."""
+
+
+class MirrorItem(NamedTuple):
+    """What became of one path.
+
+    Attributes:
+        path: where it is, or would be, below the destination.
+        state: "fetched", "skipped" (asked for, and the same), "failed", "deleted" or "left" (vanished at the
+            source, but changed here); in a dry run "new", "changed", "unsure" or "vanished".
+        size: in bytes, 0 where it is not known.
+        message: why, where there is something to say.
+        error: of one that failed; `url` is what was asked for, without secrets.
+    """
+
+    path: str
+    state: str
+    size: int = 0
+    message: str = ""
+    error: FastxferError | None = None
+    url: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values; `url` is in `error`."""
+        said: dict[str, Any] = {"path": self.path, "state": self.state, "size": self.size}
+        said["message"] = self.message
+        said["error"] = None if self.error is None else {**self.error.to_dict(), "url": self.url}
+        return said
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.state}" + (f", {self.message}" if self.message else "")
 
 
 class Failure(NamedTuple):
-    """What could not be done: a path, or a place of the source; `error` is the type of the error."""
+    """What could not be done: a path, or a place of the source; `error` is the type of the error, "refused"
+    or "listing". `url` is what was asked for, without secrets, where something was.
+    """
 
     path: str
     error: str
     message: str
+    exit_code: int = 1
+    url: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
 
 
 class HostCount(NamedTuple):
@@ -105,6 +147,13 @@ class MirrorReport:
         """Whether the destination has all that the source lists."""
         return self.complete and not (self.failed or self.refused or self.stopped)
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a page about the run, in HTML that needs nothing from elsewhere. Raises StorageError."""
+        from fastxfer.dataset.page import page
+        from fastxfer.page_file import write_page
+
+        write_page(path, page(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values."""
         named = ("failures", "refusals", "hosts", "slowest", "samples")
@@ -169,9 +218,26 @@ class MirrorProgress:
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.phase}: {self.done} of {self.listed} objects{failed}"
 
+    @property
+    def figures(self) -> str:
+        """The figures in words, for the second line of a bar, the slowest object under way with them."""
+        if self.phase in ("listing", "checking"):
+            return format_duration(self.elapsed)
+        of = f" of {format_size(self.size)}" if self.size is not None else ""
+        said = [f"{format_size(self.bytes)}{of}"]
+        if self.phase in OVER:
+            return "  ".join([*said, self.phase])
+        said += [f"{format_size(self.rate)}/s", f"ETA {format_duration(self.eta)}"]
+        if self.slowest and self.slowest[0][1] >= SLOW_S:
+            path, seconds = self.slowest[0]
+            said.append(f"{format_duration(seconds)} so far: {path}")
+        return "  ".join(said)
+
     def as_progress(self) -> Progress:
-        """Returns the bytes as those of one transfer."""
-        state = self.phase if self.phase in ("done", "failed", "cancelled") else "running"
+        """Returns the bytes as those of one transfer; where not all sizes are told, the objects."""
+        state = self.phase if self.phase in OVER else "running"
+        if self.size is None and self.phase != "listing":
+            return Progress(size=self.listed, done=self.done, eta=self.eta, state=state)
         return Progress(
             size=self.size,
             done=self.bytes,
@@ -196,7 +262,7 @@ class Counts:
         self.deletions: list[str] = []
         self._hosts: dict[str, list[int]] = {}
         self._slowest: list[tuple[float, str, int]] = []
-        self._samples: list[Sample] = []
+        self._samples = [Sample(0.0, 0, 0)]
         self._apart_s = 0.5
         self._sizes: dict[int, int] = {}
 
@@ -219,18 +285,21 @@ class Counts:
         elif seconds > self._slowest[0][0]:
             heapq.heapreplace(self._slowest, (seconds, path, size))
 
-    def missed(self, path: str, host: str, error: str, message: str) -> None:
+    def missed(self, failure: Failure, host: str) -> None:
         """Counts an object that failed."""
         self.failed += 1
         self._host(host)[2] += 1
         if len(self.failures) < MOST_NAMED:
-            self.failures.append(Failure(path, error, message))
+            self.failures.append(failure)
 
-    def sample(self, seconds: float) -> None:
-        """Notes how far it is, now and then: where it takes long at longer and longer intervals."""
-        if self._samples and seconds - self._samples[-1].seconds < self._apart_s:
-            return
-        self._samples.append(Sample(round(seconds, 3), self.bytes, self.fetched))
+    def sample_due(self, seconds: float) -> bool:
+        """Whether a sample is due: where it takes long at longer and longer intervals."""
+        return seconds - self._samples[-1].seconds >= self._apart_s
+
+    def sample(self, seconds: float, under_way: int) -> None:
+        """Notes how far it is, with the bytes that came of what is under way."""
+        came = max(self.bytes + under_way, self._samples[-1].bytes)
+        self._samples.append(Sample(round(seconds, 3), came, self.fetched))
         if len(self._samples) > MOST_SAMPLES:
             self._samples = self._samples[::2]
             self._apart_s *= 2

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastxfer.background import Background
@@ -27,7 +28,14 @@ from fastxfer.dataset.ledger import Done, Ledger, Totals
 from fastxfer.dataset.listing import Lister, walk
 from fastxfer.dataset.planning import Task, deletions, tasks
 from fastxfer.dataset.proving import prove
-from fastxfer.dataset.report import MOST_NAMED, Counts, Failure, MirrorProgress, MirrorReport
+from fastxfer.dataset.report import (
+    MOST_NAMED,
+    Counts,
+    Failure,
+    MirrorItem,
+    MirrorProgress,
+    MirrorReport,
+)
 from fastxfer.dataset.results import Came, Destination
 from fastxfer.errors import FastxferError, InterruptedTransferError, LedgerError
 from fastxfer.mirror_options import MirrorOptions
@@ -44,23 +52,6 @@ ENDED_LISTING_S = 3600.0
 SHOWN_SLOW = 3
 
 
-class Told(NamedTuple):
-    """What became of a path: "fetched", "skipped", "failed", "deleted", "left", or in a dry run "new",
-    "changed", "unsure", "vanished".
-    """
-
-    path: str
-    state: str
-    size: int = 0
-    message: str = ""
-    error: FastxferError | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
-        error = None if self.error is None else self.error.to_dict()
-        return {**self._asdict(), "error": error}
-
-
 class Mirror(Background[MirrorReport]):
     """A run, on a thread of its own; see the module, and Background. `make_lister` gets the filters, the
     ledger's folder and what is set to stop. `told` is called for each object of which something became.
@@ -72,7 +63,7 @@ class Mirror(Background[MirrorReport]):
         destination: Destination,
         own: MirrorOptions,
         make_lister: Callable[[Filters, Path, threading.Event], Lister],
-        told: Callable[[Told], object] | None = None,
+        told: Callable[[MirrorItem], object] | None = None,
         home: tuple[str, str, int] | None = None,
     ) -> None:
         super().__init__(safe_url(source) if "://" in source else source)
@@ -83,7 +74,7 @@ class Mirror(Background[MirrorReport]):
         self._filters = Filters(own.include, own.exclude)
         self._by = By(own.compare)
         self._make_lister = make_lister
-        self._told = told or (lambda told: None)
+        self._tell_caller = told or _tell_nobody
         self._counts = Counts()
         self._phase = "listing"
         self._listed = 0
@@ -95,6 +86,7 @@ class Mirror(Background[MirrorReport]):
         self._done: list[Done] = []
         self._failed: list[tuple[str, str]] = []
         self._written_at = 0.0
+        self._known: MirrorReport | None = None
 
     def cancel(self) -> None:
         """See Background."""
@@ -129,7 +121,21 @@ class Mirror(Background[MirrorReport]):
             slowest=tuple((path, round(s, 1)) for path, s, _ in moving[:SHOWN_SLOW]),
         )
 
+    @property
+    def known(self) -> MirrorReport:
+        """Once it is over: what came of it, also where it was interrupted or failed."""
+        if self._known is not None:
+            return self._known
+        return MirrorReport(self._called(), self._destination.name, stopped=str(self.error or ""))
+
     # ---- its thread ----
+
+    def _told(self, item: MirrorItem) -> None:
+        try:
+            self._tell_caller(item)
+        except Exception as error:  # noqa: BLE001 - a caller's callback must not decide over the run
+            warnings.warn(f"the callable told raised {error!r}; it is not called again", stacklevel=2)
+            self._tell_caller = _tell_nobody
 
     def _work(self) -> MirrorReport:
         with Ledger(self._destination.folder) as ledger:
@@ -149,6 +155,7 @@ class Mirror(Background[MirrorReport]):
             self._look(ledger)
             if self._own.verify:
                 self._verify(ledger)
+            self._count_done(ledger)
             if self._own.dry_run:
                 self._plan(ledger)
             else:
@@ -156,11 +163,23 @@ class Mirror(Background[MirrorReport]):
             ended = not self._stopped_why
             if self._own.delete and ended:
                 self._delete_safely(ledger)
+        except FastxferError as error:
+            self._stopped_why = str(error)
+            error.kept = error.kept or self._kept()
+            raise
         finally:
-            report = self._report(ledger)
+            report = self._known = self._report(ledger)
             if ended:
                 ledger.end_run(run, report.to_dict())
         return report
+
+    def _kept(self) -> str | None:
+        """Returns what is left to go on from, in words."""
+        counts = self._counts
+        there = counts.same + counts.fetched + counts.skipped
+        if self._totals is None:
+            return f"{self._listed} objects are listed" if self._listed else None
+        return f"{there} of {self._totals.entries} objects are there"
 
     def _called(self) -> str:
         return safe_url(self._source) if "://" in self._source else self._source
@@ -194,7 +213,14 @@ class Mirror(Background[MirrorReport]):
                 "(--retry-failed)"
             )
         refuse_collisions(ledger)
-        self._totals = ledger.totals(failed=self._own.retry_failed)
+        states = ("failed",) if self._own.retry_failed else ("listed", "failed", "done")
+        self._totals = ledger.totals(states)
+
+    def _count_done(self, ledger: Ledger) -> None:
+        """Counts what a run that was stopped has done of this listing."""
+        if not self._own.retry_failed:
+            before = ledger.totals(("done",))
+            self._counts.same, self._counts.passed = before.entries, before.bytes
 
     def _verify(self, ledger: Ledger) -> None:
         """Reads what is here, and has be fetched again what is damaged."""
@@ -225,7 +251,7 @@ class Mirror(Background[MirrorReport]):
             if verdict is not Verdict.UNSURE:
                 counts.bytes += size or 0
                 counts.unsized += size is None
-            self._told(Told(task.entry.path, verdict.value, size or 0, task.finding.why))
+            self._told(MirrorItem(task.entry.path, verdict.value, size or 0, task.finding.why))
 
     def _judged(self, task: Task) -> None:
         verdict = task.finding.verdict
@@ -288,10 +314,8 @@ class Mirror(Background[MirrorReport]):
         host = urlsplit(entry.url).netloc.rpartition("@")[2]
         counts.passed += entry.size if entry.size is not None else came.size
         if came.error is not None:
-            message = str(came.error)
-            counts.missed(entry.path, host, type(came.error).__name__, message)
-            self._failed.append((entry.path, f"{type(came.error).__name__}: {message}"))
-            self._told(Told(entry.path, "failed", 0, message, came.error))
+            failure = self._miss(entry.path, safe_url(entry.url), host, came.error)
+            self._failed.append((entry.path, f"{failure.error}: {failure.message}"))
         else:
             assert came.known is not None
             self._done.append(Done(entry, came.known))
@@ -299,12 +323,21 @@ class Mirror(Background[MirrorReport]):
                 counts.skipped += 1
             else:
                 counts.came(entry.path, host, came.size, came.seconds)
-            self._told(Told(entry.path, "skipped" if came.skipped else "fetched", came.known.size))
+            self._told(MirrorItem(entry.path, "skipped" if came.skipped else "fetched", came.known.size))
         now = time.monotonic()
         waits = len(self._done) + len(self._failed)
         if waits >= GROUP or (now - self._written_at >= GROUP_S and self._destination.idle):
             self._write(ledger)
-            counts.sample(now - self._began_at)
+        if counts.sample_due(now - self._began_at):
+            under_way = sum(bytes_came for _, _, bytes_came in self._destination.moving())
+            counts.sample(now - self._began_at, under_way)
+
+    def _miss(self, path: str, url: str, host: str, error: FastxferError) -> Failure:
+        """Counts and tells an object that failed."""
+        failure = Failure(path, type(error).__name__, str(error), error.exit_code, url)
+        self._counts.missed(failure, host)
+        self._told(MirrorItem(path, "failed", 0, failure.message, error, url))
+        return failure
 
     def _write(self, ledger: Ledger) -> None:
         done, self._done = self._done, []
@@ -333,7 +366,7 @@ class Mirror(Background[MirrorReport]):
                 gone.append(each.path)
             elif not each.untouched:
                 self._counts.left += 1
-                self._told(Told(each.path, "left", each.size, "it was changed here"))
+                self._told(MirrorItem(each.path, "left", each.size, "it was changed here"))
             elif self._deleted(each.path, each.size):
                 gone.append(each.path)
             if len(gone) >= GROUP:
@@ -346,13 +379,12 @@ class Mirror(Background[MirrorReport]):
             try:
                 self._destination.delete(path)
             except FastxferError as error:
-                self._counts.missed(path, "", type(error).__name__, str(error))
-                self._told(Told(path, "failed", 0, str(error), error))
+                self._miss(path, "", "", error)
                 return False
         self._counts.deleted += 1
         if len(self._counts.deletions) < MOST_NAMED:
             self._counts.deletions.append(path)
-        self._told(Told(path, "vanished" if self._own.dry_run else "deleted", size))
+        self._told(MirrorItem(path, "vanished" if self._own.dry_run else "deleted", size))
         return True
 
     def _forget(self, ledger: Ledger, paths: list[str]) -> None:
@@ -370,7 +402,7 @@ class Mirror(Background[MirrorReport]):
             if refused <= MOST_NAMED:
                 refusals.append(Failure(each.name, "refused", each.reason))
         for place, why in ledger.places_failed():
-            self._counts.missed(place.partition("\t")[0] or self._called(), "", "listing", why)
+            self._counts.missed(Failure(place.partition("\t")[0] or self._called(), "listing", why), "")
         return self._counts.report(
             time.monotonic() - self._began_at,
             source=self._called(),
@@ -385,12 +417,16 @@ class Mirror(Background[MirrorReport]):
         )
 
 
+def _tell_nobody(item: MirrorItem) -> None:
+    """Does nothing."""
+
+
 def begin(
     source: str,
     destination: Destination,
     own: MirrorOptions,
     given: Mapping[str, Any],
-    told: Callable[[Told], object] | None = None,
+    told: Callable[[MirrorItem], object] | None = None,
 ) -> Mirror:
     """Begins a run; `given` are keywords of `fetch`. Raises OptionError."""
     from fastxfer.dataset.sources import lister_for

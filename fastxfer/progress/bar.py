@@ -68,18 +68,18 @@ class Bar:
             self._write(f"\r\x1b[A\x1b[J{text}\n" if self._drawn else f"{text}\n")
             self._drawn = False
 
-    def show(self, progress: Progress, name: str | None = None) -> None:
-        """Draws how a transfer stands, under another name if one is given."""
+    def show(self, progress: Progress, name: str | None = None, figures: str | None = None) -> None:
+        """Draws how a transfer stands, under another name and with other figures if they are given."""
         console = self._console
         if name is not None:
             self._name = name
         if console is None:
             return
         if console.is_dumb_terminal or console.is_jupyter:
-            self._show_plain(progress)
+            self._show_plain(progress, figures)
             return
         width = max(20, console.width - 1)  # a full last column would wrap
-        first, second = self._first(progress, width), self._second(progress)
+        first, second = self._first(progress, width), self._second(progress, figures)
         second.truncate(width, overflow="ellipsis")
         with console.capture() as capture:
             console.print(first, end="\x00", soft_wrap=True)
@@ -89,14 +89,14 @@ class Bar:
         self._drawn = True
         self._write(f"{back}\r{upper}\x1b[K\n{lower}\x1b[K")
 
-    def _show_plain(self, progress: Progress) -> None:
+    def _show_plain(self, progress: Progress, figures: str | None) -> None:
         now = time.monotonic()
         over = progress.state in _OVER and (self._last is None or self._last.state not in _OVER)
         if over or now >= self._plain_at:
             self._plain_at = now + PLAIN_EVERY_S
             self._last = progress
             share = f" {_percent(progress.done, progress.size)}" if progress.size else ""
-            self._write(f"{self._title(progress)}:{share} {self._second(progress).plain}\n")
+            self._write(f"{self._title(progress)}:{share} {self._second(progress, figures).plain}\n")
 
     def _first(self, progress: Progress, width: int) -> Text:
         """Returns the line with the name, the bar and the shares."""
@@ -133,10 +133,12 @@ class Bar:
             (missing * (width - done), "bright_black"),
         ]
 
-    def _second(self, progress: Progress) -> Text:
+    def _second(self, progress: Progress, figures: str | None) -> Text:
         """Returns the line with the figures, and the state where it is not simply running."""
         from rich.text import Text
 
+        if figures is not None:
+            return Text(_CONTROL.sub(" ", figures))
         of = f" of {format_size(progress.size)}" if progress.size is not None else ""
         line = Text(f"{format_size(progress.done)}{of}")
         if progress.state not in _OVER:

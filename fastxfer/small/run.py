@@ -114,6 +114,7 @@ class SmallObjects:
         self._diverted: deque[Item] = deque()
         self._large: dict[Download, tuple[Item, float]] = {}
         self._stopping = False
+        self._ended = threading.Event()
         self._pid = os.getpid()
 
     @property
@@ -145,7 +146,8 @@ class SmallObjects:
         """Gives the outcome of each object. Nothing more is fetched once the iterator is closed; objects that
         were on their way are then there or not there.
 
-        Raises StorageError when the root cannot be used or the disk fails.
+        Raises StorageError when the root cannot be used or the disk fails, InterruptedTransferError when it
+        was stopped; both once it has given what came until then.
         """
         if self._disk is not None:
             raise ValueError("a SmallObjects fetches once")
@@ -165,6 +167,9 @@ class SmallObjects:
                 ahead -= told[0]
                 yield from told[1]
             yield from self._rest()
+        except FastxferError:
+            yield from self._came_last()
+            raise
         finally:
             self._end()
 
@@ -233,6 +238,16 @@ class SmallObjects:
         while (told := self._next())[0] >= 0:
             yield from told[1]
 
+    def _came_last(self) -> Iterator[Outcome]:
+        """Gives, when it ends early, what was in place already or was just being written."""
+        self._end()
+        self._ended.wait()
+        while not self._told.empty():
+            told = self._told.get()
+            for outcome in () if isinstance(told, FastxferError) else told[1]:
+                if isinstance(outcome, Fetched) or not isinstance(outcome.error, InterruptedTransferError):
+                    yield outcome
+
     def _next(self) -> _Told:
         """Waits for the next that is told. Raises what ended it all."""
         told = self._told.get()
@@ -269,6 +284,7 @@ class SmallObjects:
         self._disk.submit(self._files.close)
         self._disk.stop(join=True)
         _running.discard(self)
+        self._ended.set()
 
     # ---- the engine's thread ----
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastxfer.dataset.run import Told
+from fastxfer.dataset.report import MirrorItem
 from tests.dataset.to_stores import FOLDERS, ODD, Tree, counts, filled, objects_of, operations, to
 from tests.servers.gateway import Call
 from tests.servers.objects import make_bytes
@@ -56,7 +56,7 @@ def test_what_changed_and_what_vanished(weed: Store, web: Tree, state: Path) -> 
     os.utime(changed, (changed.stat().st_mtime + 10,) * 2)
     (web.folder / "d/4").unlink()
     before = {key: weed.get(key) for key in weed.keys()}  # noqa: SIM118 - it is a method
-    told: list[Told] = []
+    told: list[MirrorItem] = []
     dry = to(weed, web.url, state, delete=True, dry_run=True, told=told.append)
     assert {(each.path, each.state) for each in told} == {("d/3", "changed"), ("d/4", "vanished")}
     assert (dry.changed, dry.deleted, dry.bytes) == (1, 1, 50)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fastxfer
-from fastxfer.dataset.run import Told
+from fastxfer.dataset.report import MirrorItem
 from fastxfer.errors import (
     InterruptedTransferError,
     NotFoundError,
@@ -94,9 +94,9 @@ def test_it_is_stopped_and_goes_on(weed: Store, web: Tree, state: Path) -> None:
     web.write({str(n): make_bytes(100, n) for n in range(200)})
     given = {**options(weed), "state_dir": state, "jobs": 4}
     enough = threading.Event()
-    told: list[Told] = []
+    told: list[MirrorItem] = []
 
-    def hear(each: Told) -> None:
+    def hear(each: MirrorItem) -> None:
         told.append(each)
         if len(told) >= 20:
             enough.set()
