@@ -14,6 +14,7 @@ from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a 
 if TYPE_CHECKING:
     from fastxfer.api import Transfer, fetch, probe, start, verify
     from fastxfer.batch import BatchResult
+    from fastxfer.benching import BenchProgress, BenchReport, BenchRow, ConnectionRate, bench, read_mirrors
     from fastxfer.copying import copy
     from fastxfer.dataset.report import MirrorProgress, MirrorReport
     from fastxfer.many import fetch_many, read_inputs
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 # (SQLite, XML, the parsers) longer than that.
 _DEFERRED = {
     "BatchResult": "fastxfer.batch",
+    "BenchProgress": "fastxfer.benching",
+    "BenchReport": "fastxfer.benching",
+    "BenchRow": "fastxfer.benching",
+    "ConnectionRate": "fastxfer.benching",
     "CopyResult": "fastxfer.results",
     "FetchResult": "fastxfer.results",
     "MirrorProgress": "fastxfer.dataset.report",
@@ -49,6 +54,7 @@ _DEFERRED = {
     "Transfer": "fastxfer.api",
     "VerifyResult": "fastxfer.results",
     "abort_uploads": "fastxfer.uploading",
+    "bench": "fastxfer.benching",
     "copy": "fastxfer.copying",
     "fetch": "fastxfer.api",
     "fetch_many": "fastxfer.many",
@@ -57,12 +63,17 @@ _DEFERRED = {
     "probe": "fastxfer.api",
     "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
+    "read_mirrors": "fastxfer.benching",
     "start": "fastxfer.api",
     "verify": "fastxfer.api",
 }
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
+    "BenchProgress",
+    "BenchReport",
+    "BenchRow",
+    "ConnectionRate",
     "CopyResult",
     "FetchResult",
     "MirrorProgress",
@@ -78,6 +89,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "VerifyResult",
     "__version__",
     "abort_uploads",
+    "bench",
     "copy",
     "errors",
     "fetch",
@@ -87,6 +99,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "probe",
     "put",
     "read_inputs",
+    "read_mirrors",
     "start",
     "verify",
     *errors.__all__,
