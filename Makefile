@@ -22,7 +22,8 @@ soak: .venv/.ready-test
 	.ci/install-packages test
 	FASTXFER_SOAK=1 $(BIN)/python -m pytest -rP tests/test_fetch.py tests/kills tests/crash \
 		tests/storage/test_owner.py tests/faults/test_two_writers.py tests/machine tests/small \
-		tests/stores/test_put_kills.py tests/stores/test_put_resume.py
+		tests/stores/test_put_kills.py tests/stores/test_put_resume.py \
+		tests/mirrorbench/test_six.py
 
 # The C and the Cython under gcc's sanitizers of memory and of undefined behaviour, in a tree of their own; a finding ends
 # the tests. The interpreter leaks by design: guard_check.c, a program of its own, is what leaks are looked for in.

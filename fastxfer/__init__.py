@@ -14,6 +14,7 @@ from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a 
 if TYPE_CHECKING:
     from fastxfer.api import Transfer, fetch, probe, start, verify
     from fastxfer.batch import BatchResult
+    from fastxfer.benching import BenchProgress, BenchReport, BenchRow, ConnectionRate, bench, read_mirrors
     from fastxfer.copying import copy
     from fastxfer.dataset.report import MirrorItem, MirrorProgress, MirrorReport
     from fastxfer.many import fetch_many, read_inputs
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 # (SQLite, XML, the parsers) longer than that.
 _DEFERRED = {
     "BatchResult": "fastxfer.batch",
+    "BenchProgress": "fastxfer.benching",
+    "BenchReport": "fastxfer.benching",
+    "BenchRow": "fastxfer.benching",
+    "ConnectionRate": "fastxfer.benching",
     "CopyResult": "fastxfer.results",
     "FetchResult": "fastxfer.results",
     "MirrorItem": "fastxfer.dataset.report",
@@ -50,6 +55,7 @@ _DEFERRED = {
     "Transfer": "fastxfer.api",
     "VerifyResult": "fastxfer.results",
     "abort_uploads": "fastxfer.uploading",
+    "bench": "fastxfer.benching",
     "copy": "fastxfer.copying",
     "fetch": "fastxfer.api",
     "fetch_many": "fastxfer.many",
@@ -58,12 +64,17 @@ _DEFERRED = {
     "probe": "fastxfer.api",
     "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
+    "read_mirrors": "fastxfer.benching",
     "start": "fastxfer.api",
     "verify": "fastxfer.api",
 }
 
 __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "BatchResult",
+    "BenchProgress",
+    "BenchReport",
+    "BenchRow",
+    "ConnectionRate",
     "CopyResult",
     "FetchResult",
     "MirrorItem",
@@ -80,6 +91,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "VerifyResult",
     "__version__",
     "abort_uploads",
+    "bench",
     "copy",
     "errors",
     "fetch",
@@ -89,6 +101,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "probe",
     "put",
     "read_inputs",
+    "read_mirrors",
     "start",
     "verify",
     *errors.__all__,

@@ -82,7 +82,7 @@ class Tenancy:
     def held(self) -> bool:
         """True while a host has asked to be left alone."""
         now = time.monotonic()
-        return any(governor.held(now) for governor in self._at.values())
+        return any(governor.held(now) for governor in list(self._at.values()))
 
     def room(self, url: str, *, hoped: bool = False) -> int:
         """Returns how many requests may be out, where new ones go to the host of a URL; `hoped`: or will be,

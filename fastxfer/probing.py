@@ -7,9 +7,10 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 
 from fastxfer.engine.loop import shared_engine
-from fastxfer.engine.request import Exchange, Head
+from fastxfer.engine.request import Exchange, Head, Timings
 from fastxfer.errors import (
     BadResponseError,
     FastxferError,
@@ -20,7 +21,16 @@ from fastxfer.errors import (
 from fastxfer.lanes import request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
-from fastxfer.plan.response import Moved, NotRanged, Partial, Unsatisfiable, Verdict, Whole, judge
+from fastxfer.plan.response import (
+    Identity,
+    Moved,
+    NotRanged,
+    Partial,
+    Unsatisfiable,
+    Verdict,
+    Whole,
+    judge,
+)
 from fastxfer.plan.retry import backoff_s
 from fastxfer.refusals import judge_refusal
 from fastxfer.results import RemoteObject
@@ -30,7 +40,7 @@ from fastxfer.sources.opening import RemoteSource
 _LOOK_S = 0.1
 
 
-class _Answer:
+class Answer:
     """Listens for the head of one request; the body is not wanted."""
 
     def __init__(self, source: RemoteSource, asked: Span | None) -> None:
@@ -42,6 +52,7 @@ class _Answer:
         self.over = threading.Event()
         self.verdict: Verdict | None = None
         self.answer: Head | None = None
+        self.timings: Timings | None = None
         self.error: FastxferError | None = None
 
     def head(self, exchange: Exchange, head: Head) -> None:
@@ -58,11 +69,18 @@ class _Answer:
             exchange.writer.collect()
 
     def ended(self, exchange: Exchange, error: FastxferError | None) -> None:
+        self.timings = exchange.timings
         if self.refused and error is None:
             self.body = exchange.writer.body
         elif self.verdict is None and self.error is None:
             self.error = error or BadResponseError("the server ended the connection without an answer")
         self.over.set()
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the answer tells of the object."""
+        told = self.verdict
+        return told.identity if isinstance(told, Partial | Whole | Unsatisfiable) else None
 
 
 def probe(
@@ -71,12 +89,25 @@ def probe(
     """Returns what the server tells of the object behind `source`. Raises as `fastxfer.probe` says, and
     InterruptedTransferError when `stopped` is set.
     """
+    return _told(*find(source, options, stopped))
+
+
+def find(
+    source: RemoteSource,
+    options: TransferOptions,
+    stopped: threading.Event | None = None,
+    *,
+    afresh: bool = False,
+) -> tuple[RemoteSource, Answer]:
+    """Returns the source that the redirects lead to, and its answer, which is of the object; `afresh` has
+    each request go out on a new connection. Raises as `probe` does.
+    """
     stopped = stopped or threading.Event()
     failures = 0
     asked: Span | None = (0, 1)
     source.ready()
     while True:
-        answer = _ask(source, asked, options, stopped)
+        answer = _ask(source, asked, options, stopped, afresh)
         if answer.refused and answer.error is None and _learns(source, answer):
             continue
         try:
@@ -97,15 +128,19 @@ def probe(
             case Unsatisfiable() if asked is not None:
                 asked = None  # a 416 tells of its error page, not of the object, which may be empty
             case _:
-                return _told(source, answer)
+                return source, answer
 
 
 def _ask(
-    source: RemoteSource, asked: Span | None, options: TransferOptions, stopped: threading.Event
-) -> _Answer:
+    source: RemoteSource,
+    asked: Span | None,
+    options: TransferOptions,
+    stopped: threading.Event,
+    afresh: bool,
+) -> Answer:
     engine = shared_engine()
-    answer = _Answer(source, asked)
-    request = request_for(source, asked)
+    answer = Answer(source, asked)
+    request = replace(request_for(source, asked), once=afresh)
     made: list[Exchange] = []
 
     def send() -> None:
@@ -127,7 +162,7 @@ def _ask(
     return answer
 
 
-def _abort(answer: _Answer, made: list[Exchange], error: FastxferError) -> None:
+def _abort(answer: Answer, made: list[Exchange], error: FastxferError) -> None:
     shared_engine().call_soon(lambda: shared_engine().abort(made[0], error))
     answer.over.wait()
 
@@ -136,7 +171,7 @@ def _stopped() -> InterruptedTransferError:
     return InterruptedTransferError("it was stopped")
 
 
-def _learns(source: RemoteSource, answer: _Answer) -> bool:
+def _learns(source: RemoteSource, answer: Answer) -> bool:
     """Reads a store's refusal; returns whether to ask once more. Raises CredentialsError."""
     assert answer.answer is not None
     refused = judge_refusal(source, answer.answer, answer.body, signed_by=answer.signed_by, version=None)
@@ -147,16 +182,15 @@ def _learns(source: RemoteSource, answer: _Answer) -> bool:
     return refused.again
 
 
-def _told(source: RemoteSource, answer: _Answer) -> RemoteObject:
-    head, verdict = answer.answer, answer.verdict
+def _told(source: RemoteSource, answer: Answer) -> RemoteObject:
+    head, identity = answer.answer, answer.identity
     assert head is not None
-    identity = verdict.identity if isinstance(verdict, Partial | Whole | Unsatisfiable) else None
     return RemoteObject(
         url=source.display,
         size=identity.size if identity is not None else None,
         etag=identity.etag if identity is not None else None,
         last_modified=identity.last_modified if identity is not None else None,
-        accepts_ranges=isinstance(verdict, Partial),
+        accepts_ranges=isinstance(answer.verdict, Partial),
         http_version=head.http_version,
         content_type=head.headers.get("content-type"),
         redirects=source.redirects,

@@ -24,6 +24,8 @@ ROOM_OF = {
     "fastxfer.uploading": "face",
     "fastxfer.copying": "face",
     "fastxfer.mirroring": "face",
+    "fastxfer.benching": "face",
+    "fastxfer.mirrorbench.table": "face",
     "fastxfer": "api",
     "fastxfer.api": "api",
     "fastxfer.download": "drivers",
@@ -82,6 +84,15 @@ ROOM_OF = {
     "fastxfer.page_file": "effects",
     "fastxfer.mirror_options": "pure",
     "fastxfer.small": "drivers",
+    "fastxfer.mirrorbench": "drivers",
+    "fastxfer.mirrorbench.drawing": "pure",
+    "fastxfer.mirrorbench.findings": "pure",
+    "fastxfer.mirrorbench.identity": "pure",
+    "fastxfer.mirrorbench.sampling": "pure",
+    "fastxfer.mirrorbench.statistics": "pure",
+    "fastxfer.mirrorbench.words": "pure",
+    "fastxfer.mirrorbench.page": "pure",
+    "fastxfer.mirrorbench.report": "pure",
     "fastxfer.engine": "effects",
     "fastxfer.storage": "effects",
     "fastxfer.sources": "effects",
@@ -101,6 +112,7 @@ ROOM_OF = {
     "fastxfer.plan": "pure",
     "fastxfer.options": "pure",
     "fastxfer.put_options": "pure",
+    "fastxfer.bench_options": "pure",
     "fastxfer.copy_options": "pure",
     "fastxfer.errors": "pure",
     "fastxfer.names": "pure",
@@ -127,6 +139,9 @@ DEFERRED_UPWARD = {
     ("fastxfer", "fastxfer.mirroring"),
     # A value that is asked to write itself down.
     ("fastxfer.dataset.report", "fastxfer.page_file"),
+    ("fastxfer", "fastxfer.benching"),
+    # What a value draws itself with.
+    ("fastxfer.mirrorbench.report", "fastxfer.mirrorbench.plot"),
 }
 
 # All that a pure module may take from outside the package; a list where only some names are pure.
@@ -152,9 +167,12 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "http": ["HTTPStatus"],
     "ipaddress": None,
     "itertools": None,
-    "json": ["JSONDecoder", "JSONDecodeError", "loads"],
+    "html": ["escape"],
+    "json": None,  # texts, not files
     "math": None,
     "os": ["PathLike"],
+    "numpy": None,  # its random numbers are of a seed that it is given
+    "random": ["Random"],  # as an argument
     "re": None,
     "time": ["gmtime"],  # of a time that it is given
     "typing": None,

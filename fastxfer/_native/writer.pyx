@@ -58,6 +58,7 @@ cdef enum:
     COLLECTING = 3
     STASHING = 4
     FILLING = 5
+    DROPPING = 6
 
 # libcurl's CURL_WRITEFUNC_PAUSE (curl/curl.h).
 cdef long PAUSE = 0x10000001
@@ -118,7 +119,8 @@ cdef class Writer:
     """A callable that puts a response's body where it belongs. One thread at a time.
 
     It refuses bytes (the request then fails) until it is told what to do with them: `hold` keeps libcurl waiting, `begin` writes a run into the
-    sink, `stash` keeps a run aside, `fill` fills buffers, `collect` keeps an error's body. `received` counts the bytes of body that were taken since it was made.
+    sink, `stash` keeps a run aside, `fill` fills buffers, `collect` keeps an error's body, `drop` only counts. `received` counts the bytes of body that were
+    taken since it was made.
     """
     cdef fx_writer c
     cdef int mode
@@ -256,6 +258,10 @@ cdef class Writer:
         self.collected = bytearray()
         self.mode = COLLECTING
 
+    def drop(self):
+        """Counts the bytes of body in `received`, and keeps none of them."""
+        self.mode = DROPPING
+
     def stash(self, size_t room):
         """Keeps up to `room` bytes of body aside, in memory; takes no more. The sink is not touched."""
         self.collected = bytearray()
@@ -390,6 +396,9 @@ cdef class Writer:
                 return self._fill(<const unsigned char *>view.buf, view.len)
             if self.mode == HOLDING:
                 return PAUSE
+            if self.mode == DROPPING:
+                self.received += view.len
+                return None
             if self.mode == COLLECTING:
                 room = COLLECT_LIMIT - len(self.collected)
                 if room > 0:

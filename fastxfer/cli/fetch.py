@@ -51,6 +51,10 @@ def run(arguments: Sequence[str]) -> int:
         raise OptionError(
             "-j, --input-format, --base-url and --any-dir are for many objects: -i FILE is missing"
         )
+    if given.mirrors_from is not None:
+        from fastxfer.benching import mirrors_for_fetch
+
+        given.urls += mirrors_for_fetch(given.mirrors_from, given.urls)
     url, *mirrors = given.urls or [one_url(given.urls)]
     manner = Manner.of(given)
     chosen = values(options, given)
@@ -75,6 +79,7 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
     parser = Parser(
         "fetch",
         "URL [MIRROR...] [-o OUT] [-d DIR] [OPTION...]\n"
+        "       fastxfer fetch --mirrors-from FILE [-o OUT] [-d DIR] [OPTION...]\n"
         "       fastxfer fetch -i FILE [-j N] [-d DIR] [OPTION...]",
         "Fetches an object over many connections into one file, and goes on where an earlier run stopped.",
         epilog=EPILOG,
@@ -93,6 +98,11 @@ def make_parser() -> tuple[Parser, list[Option], list[Option]]:
         metavar="FILE",
         help="fetch what a file names (- for stdin): a list of URLs, an aria2 input file, SHA256SUMS, "
         "Metalink",
+    )
+    parser.add_argument(
+        "--mirrors-from",
+        metavar="FILE",
+        help="the best mirrors of a run that fastxfer bench saved, or those of a list, after the URLs if any",
     )
     add_jobs(parser)
     add_inputs(parser)

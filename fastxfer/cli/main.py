@@ -26,6 +26,7 @@ COMMANDS = {
     "uploads": "list or abort the uploads that a store still holds parts of",
     "probe": "show what a server tells of an object",
     "verify": "hold a file against a checksum or its kept ledger, and repair what is damaged",
+    "bench": "measure mirrors of an object fairly, and rank them",
     "queue": "a list of transfers that outlives its processes: add, import, list, run, pause, ...",
     "status": "show what is there of a target: complete, or how much and how to go on",
     "demo": "a local server, a fetch, a kill, a resume, a verified end",

@@ -60,7 +60,7 @@ def fetch_inputs(given: argparse.Namespace, targets: Sequence[Option], options: 
     """Runs `fetch -i`."""
     manner, number = Manner.of(given), jobs_given(given)
     target = values(targets, given)
-    if given.urls or "out" in target:
+    if given.urls or given.mirrors_from or "out" in target:
         raise OptionError("-i FILE names the objects and their files: no URL and no -o/--out beside it")
     found = read_given(given.input, given, manner)
     jobs = jobs_of(found.entries, target.get("dir"), values(options, given))

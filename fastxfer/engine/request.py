@@ -32,6 +32,13 @@ _VERSIONS = {
     "3": pycurl.CURL_HTTP_VERSION_3,
 }
 _VERSION_NAMES = {1: "1.0", 2: "1.1", 3: "2", 30: "3"}  # CURLINFO_HTTP_VERSION
+_TIMES = (
+    pycurl.NAMELOOKUP_TIME,
+    pycurl.CONNECT_TIME,
+    pycurl.APPCONNECT_TIME,
+    pycurl.PRETRANSFER_TIME,
+    pycurl.STARTTRANSFER_TIME,
+)
 _FLAGS = getattr(socket, "SOCK_CLOEXEC", 0) | getattr(socket, "SOCK_NONBLOCK", 0)
 
 
@@ -108,6 +115,20 @@ class Head:
 
 ORDINARY = Head(200, "", Headers())
 """Stands for a head that `Exchange.ordinary` took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When what of a request was done, in seconds from its beginning, each after the one before: the name
+    resolved, the connection made, TLS agreed on, the request sent, the answer's first byte there. On a kept
+    connection the first three are 0, and without TLS `tls_s` is 0.
+    """
+
+    resolved_s: float
+    connected_s: float
+    tls_s: float
+    sent_s: float
+    first_byte_s: float
 
 
 class Listener(Protocol):
@@ -363,6 +384,12 @@ class Exchange:
     def http_version(self) -> str:
         """The version of HTTP that was spoken: "1.0", "1.1", "2" or "3", or "" before an answer."""
         return _VERSION_NAMES.get(self.easy.getinfo(pycurl.INFO_HTTP_VERSION), "")
+
+    @property
+    def timings(self) -> Timings:
+        """When what of the last request was done; 0 for what was not."""
+        told = map(self.easy.getinfo, _TIMES)
+        return Timings(*told)
 
 
 def _sends(request: Request) -> bool:

@@ -26,7 +26,7 @@ import fastxfer
 from fastxfer.dataset import cluster, split
 from fastxfer.dataset.ledger import Ledger
 from fastxfer.dataset.report import MirrorProgress
-from fastxfer.dataset.run import Told
+from fastxfer.dataset.run import MirrorItem
 from fastxfer.errors import FastxferError, InterruptedTransferError, NetworkError, OptionError, StorageError
 from fastxfer.mirroring import begin_mirror
 from fastxfer.plan.response import Identity
@@ -145,7 +145,7 @@ def test_two_of_four_workers_die_and_all_is_there(four: Client, small_ranges: No
     doomed = sorted(pids.values())[:2]
     fetched: list[str] = []
 
-    def told(event: Told) -> None:
+    def told(event: MirrorItem) -> None:
         fetched.append(event.path)
         if len(fetched) in (SMALL // 5, SMALL // 2):
             os.kill(doomed.pop(), signal.SIGKILL)
@@ -217,7 +217,7 @@ def test_no_secret_is_told_to_the_scheduler(two: Client, tmp_path: Path) -> None
     names = {**{f"{name}?token={SECRET}": data for name, data in objects.items()}}
     keys: set[str] = set()
 
-    def told(_: Told) -> None:
+    def told(_: MirrorItem) -> None:
         if not keys:
             keys.update(map(str, two.run_on_scheduler(_seen_keys)))
 
@@ -315,7 +315,7 @@ def test_what_somebody_seems_to_write_is_tried_again_at_the_end(tmp_path: Path) 
     fcntl.flock(held, fcntl.LOCK_SH)  # as a run has it that writes there
     fetched: list[str] = []
 
-    def told(event: Told) -> None:
+    def told(event: MirrorItem) -> None:
         fetched.append(event.path)
         if len(fetched) == len(objects) - 1:
             os.close(held)
@@ -336,7 +336,7 @@ def test_a_pool_that_breaks_says_so_and_the_next_one_goes_on(tmp_path: Path) -> 
             assert isinstance(executor, ProcessPoolExecutor)
             count = 0
 
-            def told(_: Told) -> None:
+            def told(_: MirrorItem) -> None:
                 nonlocal count
                 count += 1
                 if count == 50:
@@ -555,7 +555,7 @@ def test_a_scheduler_that_goes_ends_the_run_and_the_next_cluster_goes_on(tmp_pat
     objects = make_set(300, 0)
     count = 0
 
-    def told(_: Told) -> None:
+    def told(_: MirrorItem) -> None:
         nonlocal count
         count += 1
         if count == 50:

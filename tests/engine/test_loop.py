@@ -139,6 +139,21 @@ def test_an_exchange_is_used_again_on_the_same_connection(engine: Engine) -> Non
         assert (server.connections, len(server.requests)) == (1, 5)
 
 
+def test_timings_tell_each_step_of_a_new_connection_and_of_a_kept_one(engine: Engine) -> None:
+    with RawServer(RangeHandler(DATA[:1000])) as server:
+        heard = Hears()
+        exchange = send(engine, server.url(), heard)
+        heard.wait()
+        first = exchange.timings
+        assert 0 < first.connected_s <= first.sent_s < first.first_byte_s < DEADLINE_S
+        assert (first.resolved_s <= first.connected_s, first.tls_s) == (True, 0)
+        heard = Hears()
+        send(engine, server.url(), heard, exchange)
+        heard.wait()
+        assert server.connections == 1
+        assert exchange.timings.connected_s < first.connected_s
+
+
 def test_many_exchanges_are_out_at_once(engine: Engine) -> None:
     until = threading.Event()
     with RawServer(stalling(until)) as server:

@@ -310,6 +310,17 @@ def test_a_holding_writer_keeps_libcurl_waiting() -> None:
     assert writer.received == 0
 
 
+def test_a_dropping_writer_counts_and_keeps_nothing() -> None:
+    writer = Writer()
+    writer.drop()
+    assert writer(memoryview(b"abc")) is None
+    assert writer(memoryview(bytes(16384))) is None
+    assert (writer.received, writer.body, writer.stashed) == (16387, b"", 0)
+    writer.refuse()
+    assert writer(memoryview(b"d")) == 0
+    assert writer.received == 16387
+
+
 def test_a_collecting_writer_keeps_the_first_bytes_and_drops_the_rest() -> None:
     writer = Writer()
     assert writer.body == b""

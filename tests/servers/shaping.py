@@ -1,6 +1,10 @@
 """A proxy for TCP that makes a path slow and far: each connection a rate of its own, and all a round trip.
 
     python -m tests.servers.shaping UPSTREAM_PORT --rate 20e6 --slow 5 --slow-rate 1e6 --rtt 0.2
+    python -m tests.servers.shaping UPSTREAM_PORT --total-rate 2e6 --reset-after 81920
+
+`--total-rate` is what all connections have together; `--reset-after` has each one reset once it has brought
+so many bytes.
 
 It listens on a free port of 127.0.0.1, prints the port, and ends when its standard input does. It is a
 process of its own, so that what it costs is not counted with whoever it serves. `Shaped` starts one.
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -34,31 +39,41 @@ START_DEADLINE_S = 20.0
 
 
 @dataclass(eq=False)
+class Bucket:
+    """What may be read of a rate, by one connection or by all of them."""
+
+    rate: float
+    tokens: float = 0.0
+    filled_at: float = 0.0
+
+    def fill(self, now: float) -> int:
+        """Returns how many bytes may be read now."""
+        self.tokens = min(self.tokens + self.rate * (now - self.filled_at), BURST_S * self.rate)
+        self.filled_at = now
+        return int(self.tokens)
+
+
+@dataclass(eq=False)
 class Pipe:
     """One direction of a connection: what was read waits until its time, then until the sink takes it."""
 
     source: socket.socket
     sink: socket.socket
     delay_s: float
-    rate: float | None = None
+    buckets: tuple[Bucket, ...] = ()
+    reset_after: int | None = None
     extra_s: float = 0.0  # for the first bytes
     queue: deque[tuple[float, bytes]] = field(default_factory=deque)
     queued: int = 0
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
-    tokens: float = 0.0
-    filled_at: float = 0.0
+    written: int = 0
     over: bool = False
 
     def may_read(self, now: float) -> int:
         """Returns how many bytes may be read now."""
         if self.over or self.queued >= QUEUE_BYTES:
             return 0
-        if self.rate is None:
-            return READ_BYTES
-        fresh = self.rate * (now - self.filled_at)
-        self.tokens = min(self.tokens + fresh, BURST_S * self.rate)
-        self.filled_at = now
-        return min(READ_BYTES, int(self.tokens))
+        return min([READ_BYTES, *(bucket.fill(now) for bucket in self.buckets)])
 
     def read(self, now: float) -> None:
         """Takes what has come and may pass."""
@@ -69,7 +84,8 @@ class Pipe:
                 return
             except OSError:
                 data = b""
-            self.tokens -= len(data)
+            for bucket in self.buckets:
+                bucket.tokens -= len(data)
             self.queued += len(data)
             self.queue.append((now + self.delay_s + self.extra_s, data))
             self.over = not data
@@ -84,6 +100,9 @@ class Pipe:
                 if not data:
                     return False
                 self.rest = memoryview(data)
+            if self.reset_after is not None and self.written >= self.reset_after:
+                self.sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return False
             try:
                 sent = self.sink.send(self.rest)
             except BlockingIOError:
@@ -92,6 +111,7 @@ class Pipe:
                 return False
             self.rest = self.rest[sent:]
             self.queued -= sent
+            self.written += sent
 
 
 class Proxy:
@@ -106,6 +126,7 @@ class Proxy:
         self.selector.register(sys.stdin.buffer, selectors.EVENT_READ, "end")
         self.pipes: dict[socket.socket, Pipe] = {}
         self.accepted = 0
+        self.total = () if options.total_rate is None else (Bucket(options.total_rate),)
 
     def run(self) -> None:
         """Serves until standard input ends."""
@@ -132,7 +153,10 @@ class Proxy:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             each.setblocking(False)
         now, half = time.monotonic(), options.rtt / 2
-        self.pipes[upstream] = Pipe(upstream, client, half, rate, filled_at=now)
+        own = () if rate is None else (Bucket(rate, filled_at=now),)
+        self.pipes[upstream] = Pipe(
+            upstream, client, half, (*own, *self.total), reset_after=options.reset_after
+        )
         self.pipes[client] = Pipe(client, upstream, half, extra_s=options.rtt)
         for each in (client, upstream):
             self.selector.register(each, selectors.EVENT_READ, "pipe")
@@ -150,7 +174,7 @@ class Proxy:
             if pipe.queue or pipe.rest:
                 pipe.extra_s = 0.0
             # Paced and full pipes are looked at in the next round, not at once.
-            self.watch(source, wanted=pipe.rate is None and pipe.queued < QUEUE_BYTES and not pipe.over)
+            self.watch(source, wanted=not pipe.buckets and pipe.queued < QUEUE_BYTES and not pipe.over)
 
     def watch(self, source: socket.socket, *, wanted: bool) -> None:
         """Has the selector wake up for a socket, or not."""
@@ -180,11 +204,14 @@ class Shaped:
         slow_rate: float = 0.0,
         rtt_s: float = 0.0,
         host: str = HOST,
+        total_rate: float | None = None,
+        reset_after: int | None = None,
     ) -> None:
         self._command = [sys.executable, "-m", "tests.servers.shaping", str(upstream), "--rtt", str(rtt_s)]
         self._command += ["--host", host]
-        if rate is not None:
-            self._command += ["--rate", str(rate)]
+        for name, value in (("rate", rate), ("total-rate", total_rate), ("reset-after", reset_after)):
+            if value is not None:
+                self._command += [f"--{name}", str(value)]
         for number in slow:
             self._command += ["--slow", str(number)]
         self._command += ["--slow-rate", str(slow_rate)]
@@ -222,6 +249,8 @@ def main() -> None:
     parser.add_argument("upstream", type=int)
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--total-rate", type=float)
+    parser.add_argument("--reset-after", type=int)
     parser.add_argument("--slow", type=int, action="append", default=[])
     parser.add_argument("--slow-rate", type=float, default=0.0)
     parser.add_argument("--rtt", type=float, default=0.0)
