@@ -167,7 +167,6 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "http": ["HTTPStatus"],
     "ipaddress": None,
     "itertools": None,
-    "html": ["escape"],
     "json": None,  # texts, not files
     "math": None,
     "os": ["PathLike"],

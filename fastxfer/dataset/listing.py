@@ -70,8 +70,8 @@ def walk(
     `ended_age_s`; returns whether it is complete. What could not be listed is in `ledger.failures()`; another
     call tries it again. `told` gets the number of entries that were found so far.
 
-    Raises InterruptedTransferError when `stopped` is set, the error of the hundredth place that failed, and with
-    `whole` that of the first place.
+    Raises InterruptedTransferError when `stopped` is set, the error of the hundredth place that failed,
+    and with `whole` that of the first place.
     """
     filters = filters or Filters()
     terms = json.dumps([lister.terms, filters.include, filters.exclude])

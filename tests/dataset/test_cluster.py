@@ -25,8 +25,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 import fastxfer
 from fastxfer.dataset import cluster, split
 from fastxfer.dataset.ledger import Ledger
-from fastxfer.dataset.report import MirrorProgress
-from fastxfer.dataset.run import MirrorItem
+from fastxfer.dataset.report import MirrorItem, MirrorProgress
 from fastxfer.errors import FastxferError, InterruptedTransferError, NetworkError, OptionError, StorageError
 from fastxfer.mirroring import begin_mirror
 from fastxfer.plan.response import Identity
