@@ -44,7 +44,14 @@ th.n, td.n {{ text-align: right; white-space: nowrap; width: 1%; }}
 .figures dt {{ color: var(--soft); font-size: 13px; }} .figures dd {{ margin: 0; font-size: 19px; }}
 svg {{ display: block; max-width: 100%; height: auto; }} svg text {{ fill: var(--ink); font-size: 13px; }}
 svg text.small {{ font-size: 12px; fill: var(--soft); }} .grid {{ stroke: var(--rule); fill: none; }}
+svg text.off, tr.off td {{ fill: var(--soft); color: var(--soft); }}
+.whisker {{ stroke: var(--ink); stroke-width: 1.5; fill: none; }}
 .line {{ fill: none; stroke-width: 2; stroke-linejoin: round; }} .area {{ stroke: none; opacity: 0.18; }}
+.tight th, .tight td {{ white-space: nowrap; }}
+.tight td.url {{ white-space: normal; overflow-wrap: anywhere; min-width: 280px; }}
+ul {{ margin: 6px 0; padding-left: 22px; }} li {{ overflow-wrap: anywhere; }}
+.key {{ display: inline-block; margin-right: 18px; font-size: 13px; overflow-wrap: anywhere; }}
+.key i {{ display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 6px; }}
 @media print {{ body {{ max-width: none; padding: 0; font-size: 11pt; }} table {{ font-size: 9pt; }}
   tr, svg, .figures {{ break-inside: avoid; }} h2 {{ break-after: avoid; }}
   * {{ print-color-adjust: exact; }} }}

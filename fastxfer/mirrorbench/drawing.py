@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
+from fastxfer.drawing import MARGIN, WIDTH, bar, label, svg, words
 from fastxfer.mirrorbench.report import BenchRow, ConnectionRate
 from fastxfer.units import format_size
 
-WIDTH = 980
-_MARGIN = 12
-_PLOT = WIDTH - 2 * _MARGIN
+_PLOT = WIDTH - 2 * MARGIN
 _ROOM = 170.0  # for figures, right of the bars
 _LEFT = 40.0  # for numbers of connections
 FAR_APART = 30
@@ -23,27 +21,9 @@ MOST_LINES = 8
 STEPS = ("dns", "connect", "tls", "wait")
 
 
-def label(url: str, length: int = 90) -> str:
+def short(url: str, length: int = 90) -> str:
     """Returns a URL cut in its middle where it is long."""
     return url if len(url) <= length else f"{url[: length // 2 - 1]}…{url[-length // 2 :]}"
-
-
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(words)}</text>'
-
-
-def _bar(x: float, y: float, width: float, height: float, colour: int, title: str) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height}" rx="2" '
-        f'fill="var(--c{colour})"><title>{escape(title)}</title></rect>'
-    )
-
-
-def _svg(height: float, parts: Sequence[str], title: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
 
 
 def rates(rows: Sequence[BenchRow]) -> str:
@@ -57,32 +37,32 @@ def rates(rows: Sequence[BenchRow]) -> str:
     counts = sorted({each.connections for row in shown for each in row.by_connections})
     parts, y = [], 4.0
     for row in shown:
-        parts.append(_text(_MARGIN, y + 12, label(row.url), "" if row.usable else "off"))
+        parts.append(label(MARGIN, y + 12, short(row.url), "" if row.usable else "off"))
         y += 18
         for each in row.by_connections:
             parts += _rate(each, y, axis, counts.index(each.connections))
             y += 17
         y += 9
-    return _svg(y + 18, [*_grid(axis, y), *parts], "rates of the mirrors")
+    return svg(y + 18, [*_grid(axis, y), *parts], "rates of the mirrors")
 
 
 def _grid(axis: _Axis, height: float) -> list[str]:
     """Returns lines down at rates, where bars do not show them by their length alone."""
     parts = []
     for value in axis.ticks() if axis.is_log else ():
-        x = _MARGIN + _LEFT + axis.at(value)
+        x = MARGIN + _LEFT + axis.at(value)
         parts.append(f'<path d="M{x:.1f} 0V{height:.1f}" class="grid"/>')
-        parts.append(_text(x, height + 14, f"{format_size(value)}/s", "small", "middle"))
+        parts.append(label(x, height + 14, f"{format_size(value)}/s", "small", "middle"))
     return parts
 
 
 def _rate(each: ConnectionRate, y: float, axis: _Axis, colour: int) -> list[str]:
-    left = _MARGIN + _LEFT
+    left = MARGIN + _LEFT
     words = f"{format_size(each.rate)}/s"
     end = left + axis.at(each.rate)
     parts = [
-        _text(left - 8, y + 11, f"x{each.connections}", "small", "end"),
-        _bar(left, y, end - left, 13, colour, words),
+        label(left - 8, y + 11, f"x{each.connections}", "small", "end"),
+        bar(left, y, end - left, 13, colour, words),
     ]
     if each.rate_low is not None and each.rate_high is not None:
         low, high = left + axis.at(each.rate_low), left + axis.at(each.rate_high)
@@ -91,7 +71,7 @@ def _rate(each: ConnectionRate, y: float, axis: _Axis, colour: int) -> list[str]
             f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8" '
             'class="whisker"/>'
         )
-    parts.append(_text(end + 8, y + 11, words, "small"))
+    parts.append(label(end + 8, y + 11, words, "small"))
     return parts
 
 
@@ -103,15 +83,15 @@ def latency(rows: Sequence[BenchRow]) -> str:
     scale = (_PLOT - _ROOM) / most if most > 0 else 0.0
     parts, y = [], 4.0
     for row, times in zip(shown, steps, strict=True):
-        parts.append(_text(_MARGIN, y + 12, label(row.url), "" if row.usable else "off"))
-        x = float(_MARGIN)
+        parts.append(label(MARGIN, y + 12, short(row.url), "" if row.usable else "off"))
+        x = float(MARGIN)
         for number, (step, seconds) in enumerate(zip(STEPS, times, strict=True)):
             if seconds * scale > 0.2:
-                parts.append(_bar(x, y + 18, seconds * scale, 13, number, f"{step} {1000 * seconds:.1f} ms"))
+                parts.append(bar(x, y + 18, seconds * scale, 13, number, f"{step} {1000 * seconds:.1f} ms"))
                 x += seconds * scale
-        parts.append(_text(max(x, _MARGIN + 2) + 8, y + 29, f"{1000 * sum(times):.1f} ms", "small"))
+        parts.append(label(max(x, MARGIN + 2) + 8, y + 29, f"{1000 * sum(times):.1f} ms", "small"))
         y += 42
-    return _svg(y, parts, "latency of the mirrors")
+    return svg(y, parts, "latency of the mirrors")
 
 
 def over_time(rows: Sequence[BenchRow]) -> str:
@@ -124,27 +104,27 @@ def over_time(rows: Sequence[BenchRow]) -> str:
     if not told:
         return ""
     last = max(at for _, samples in lines for at, _ in samples) or 1.0
-    height, left, foot = 260.0, _MARGIN + 74.0, 24.0
+    height, left, foot = 260.0, MARGIN + 74.0, 24.0
     axis = _Axis(min(told), max(told), height - foot - 8)
     floor = height - foot
     parts = [
-        f'<path d="M{left} {floor - axis.at(value):.1f}H{WIDTH - _MARGIN}" class="grid"/>'
-        + _text(left - 8, floor - axis.at(value) + 4, f"{format_size(value)}/s", "small", "end")
+        f'<path d="M{left} {floor - axis.at(value):.1f}H{WIDTH - MARGIN}" class="grid"/>'
+        + label(left - 8, floor - axis.at(value) + 4, f"{format_size(value)}/s", "small", "end")
         for value in axis.ticks()
     ]
-    across = (WIDTH - _MARGIN - left - 6) / last
-    parts.append(_text(left, height - 4, "0 s", "small"))
-    parts.append(_text(WIDTH - _MARGIN, height - 4, f"{last:.0f} s", "small", "end"))
+    across = (WIDTH - MARGIN - left - 6) / last
+    parts.append(label(left, height - 4, "0 s", "small"))
+    parts.append(label(WIDTH - MARGIN, height - 4, f"{last:.0f} s", "small", "end"))
     for number, (row, samples) in enumerate(lines):
         points = [(left + at * across, floor - axis.at(rate)) for at, rate in samples]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         parts.append(f'<path d="{path}" class="line" stroke="var(--c{number})"/>')
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="var(--c{number})">'
-            f"<title>{escape(label(row.url))}</title></circle>"
+            f"<title>{words(short(row.url))}</title></circle>"
             for x, y in points
         ]
-    return _svg(height, parts, "rates over time")
+    return svg(height, parts, "rates over time")
 
 
 class _Axis:
@@ -177,6 +157,6 @@ class _Axis:
 def legend(names: Sequence[str]) -> str:
     """Returns names beside their colours."""
     return "".join(
-        f'<span class="key"><i style="background:var(--c{number})"></i>{escape(name)}</span>'
+        f'<span class="key"><i style="background:var(--c{number})"></i>{words(name)}</span>'
         for number, name in enumerate(names)
     )

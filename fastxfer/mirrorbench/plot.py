@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from fastxfer.errors import OptionError, storage_error
-from fastxfer.mirrorbench.drawing import FAR_APART, MOST_LINES, STEPS, label
+from fastxfer.mirrorbench.drawing import FAR_APART, MOST_LINES, STEPS, short
 from fastxfer.mirrorbench.page import page
 from fastxfer.mirrorbench.report import BenchReport, BenchRow
 
@@ -61,7 +61,7 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
 
 def _names(axes: Any, rows: list[BenchRow]) -> None:
     # A dollar sign would begin a formula.
-    axes.set_yticks(range(len(rows)), [label(row.url, 46).replace("$", r"\$") for row in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [short(row.url, 46).replace("$", r"\$") for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
@@ -123,7 +123,7 @@ def _over_time(axes: Any, rows: list[BenchRow]) -> None:
             marker="o",
             ms=4,
             color=_COLOURS[number],
-            label=f"{label(row.url, 40)} x{row.connections}".replace("$", r"\$"),
+            label=f"{short(row.url, 40)} x{row.connections}".replace("$", r"\$"),
         )
     rates = [rate for row in timed for each in row.by_connections for _, rate in each.samples if rate > 0]
     if rates and max(rates) > FAR_APART * min(rates):

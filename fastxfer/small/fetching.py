@@ -33,7 +33,10 @@ from fastxfer.subject import Mirror
 
 LOOK_S = 0.25
 HELD_BYTES = 32 << 20
-"""Bodies that wait for the disk: with more of them nothing new is asked for."""
+HELD = 96
+"""Bodies, and their bytes, that wait for the disk: with more of them nothing new is asked for. They are what
+a kill has be fetched again.
+"""
 
 Origin = tuple[str, str, int]
 
@@ -57,7 +60,8 @@ class Fetching:
         large: Callable[[Item], object],
     ) -> None:
         self.held_bytes = 0
-        """Bytes that came and are not on the disk yet; `stored` takes them off."""
+        self.held = 0
+        """Bytes, and bodies, that came and are not on the disk yet; `stored` takes them off."""
         self.requests = 0
         self._options = options
         self._limit = limit
@@ -85,9 +89,9 @@ class Fetching:
         """Has objects fetched."""
         self._engine.call_soon(lambda: self._add(items))
 
-    def stored(self, count: int) -> None:
-        """Says that so many bytes of bodies need no memory any more."""
-        self._engine.call_soon(lambda: self._stored(count))
+    def stored(self, bodies: int, count: int) -> None:
+        """Says that so many bodies, of so many bytes together, need no memory any more."""
+        self._engine.call_soon(lambda: self._stored(bodies, count))
 
     def stop(self, then: Callable[[], object]) -> None:
         """Ends all requests, then calls."""
@@ -123,11 +127,16 @@ class Fetching:
         (line.appendleft if first else line.append)(item)
         self._queued += 1
 
-    def _stored(self, count: int) -> None:
-        full = self.held_bytes > HELD_BYTES
+    def _stored(self, bodies: int, count: int) -> None:
+        full = self._is_full
+        self.held -= bodies
         self.held_bytes -= count
         if full:
             self._pump()
+
+    @property
+    def _is_full(self) -> bool:
+        return self.held > HELD or self.held_bytes > HELD_BYTES
 
     def _pump(self) -> None:
         """Sends what there is room for, host by host."""
@@ -143,7 +152,7 @@ class Fetching:
     def _send_queued(self) -> None:
         for home in list(self._waiting):
             line = self._waiting[home]
-            while line and self._free and self.held_bytes <= HELD_BYTES:
+            while line and self._free and not self._is_full:
                 if not self._tenancy.may_send(line[0].url, len(line)):
                     break
                 self._queued -= 1
@@ -258,7 +267,7 @@ class Fetching:
         if told is None or not line or len(self._origins) > 1 or not line[0].plain:
             return False
         size = lane.exchange.writer.stashed
-        if not size or size != told.size or self.held_bytes + size > HELD_BYTES:
+        if not size or size != told.size or self._is_full:
             return False
         if not self._tenancy.goes_on(slot):
             return False
@@ -269,6 +278,7 @@ class Fetching:
         item.identity = told
         self._moved_at = lane.seen_at
         item.seconds = self._moved_at - sent_at
+        self.held += 1
         self.held_bytes += size
         self._came(item, body)
         if len(self._items) + self._queued < self._options.connections:
@@ -303,6 +313,7 @@ class Fetching:
         else:
             self._moved_at = time.monotonic()
             item.seconds = self._moved_at - lane.sent_at
+            self.held += 1
             self.held_bytes += len(body)
             self._came(item, body)
 

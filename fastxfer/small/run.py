@@ -327,7 +327,7 @@ class SmallObjects:
                 self._store_batch(batch)
             except Exception as error:  # noqa: BLE001 - told to who waits
                 self._told.put(internal_error(error))
-            self._fetching.stored(sum(len(body) for _, body in batch))
+            self._fetching.stored(len(batch), sum(len(body) for _, body in batch))
             self._sync_if_due()
 
     def _store_batch(self, batch: list[tuple[Item, bytearray]]) -> None:

@@ -347,7 +347,7 @@ def test_ten_kills_lose_nothing_and_fetch_nothing_twice(own_nginx: Nginx, tree: 
     there = files(dest)
     assert there == {f"{n % 97}/{n}": (tree / str(n % 100)).read_bytes() for n in range(MANY)}
     twice = sum(count - 1 for count in asked.values())
-    assert twice <= KILLS * 300, twice
+    assert twice <= KILLS * 200, twice
 
 
 # ---- secrets ----

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastxfer
+from fastxfer.drawing import WIDTH
 from fastxfer.errors import OptionError
 from fastxfer.mirrorbench import drawing
 from fastxfer.mirrorbench.report import BenchReport
@@ -165,7 +166,7 @@ def test_drawings_have_finite_numbers_inside_their_frames(mibs: list[float]) -> 
     rows = [row(f"http://{at}/x", rate(1, mib), rate(4, mib * 2)) for at, mib in enumerate(mibs)]
     for text in (drawing.rates(rows), drawing.latency(rows), drawing.over_time(rows)):
         for name, value in re.findall(r' (x|y|width|height|cx|cy)="([^"]*)"', text):
-            assert -1 <= float(value) <= 42 * 12 * 3 + drawing.WIDTH, (name, value)
+            assert -1 <= float(value) <= 42 * 12 * 3 + WIDTH, (name, value)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
