@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastxfer.copy_options import CopyOptions
-from fastxfer.copy_source import Look
 from fastxfer.names import name_of_url
+from fastxfer.ranged_source import Look
 from fastxfer.sources.locations import parse_location
 from fastxfer.sources.opening import RemoteSource
 from fastxfer.sources.schemes import is_location

@@ -7,8 +7,8 @@ source is looked at once more before the object is put together.
 from __future__ import annotations
 
 from fastxfer.copy_job import StoreCopyJob
-from fastxfer.copy_source import CopySource, SourceChangedError
 from fastxfer.errors import BadResponseError, FastxferError, StoreError
+from fastxfer.ranged_source import RangedSource, SourceChangedError
 from fastxfer.sources.store import StoreSource
 from fastxfer.store_calls import Answer, Call, Pairs
 from fastxfer.upload_sending import Sender
@@ -46,14 +46,14 @@ class StoreCopySender(Sender):
         super()._failed(number, call, error, now)
 
 
-def source_fields(store: UploadStore, source: CopySource, span: tuple[int, int] | None = None) -> Pairs:
+def source_fields(store: UploadStore, source: RangedSource, span: tuple[int, int] | None = None) -> Pairs:
     """Returns the fields that name what is copied."""
     original = source.original
     assert isinstance(original, StoreSource)
     return store.copy_source(original.access, source.identity, span)
 
 
-def judge_refusal_to_copy(source: CopySource, error: FastxferError) -> None:
+def judge_refusal_to_copy(source: RangedSource, error: FastxferError) -> None:
     """Raises what an error means for a copy in the store, if it means that it will not come to be."""
     if isinstance(error, BadResponseError):
         # rclone's server does not know these fields, and takes the empty body for the part.
@@ -66,7 +66,7 @@ def judge_refusal_to_copy(source: CopySource, error: FastxferError) -> None:
         raise CannotCopyError(error) from error
 
 
-def copied_whole(store: UploadStore, source: CopySource) -> Seen:
+def copied_whole(store: UploadStore, source: RangedSource) -> Seen:
     """Has the store copy the object in one request. Raises as StoreCopySender."""
     try:
         return store.copy_whole(source_fields(store, source))
@@ -75,7 +75,7 @@ def copied_whole(store: UploadStore, source: CopySource) -> Seen:
         raise
 
 
-def same_store(store: UploadStore, source: CopySource, *, same_user: bool) -> bool:
+def same_store(store: UploadStore, source: RangedSource, *, same_user: bool) -> bool:
     """Returns whether the store may be asked to copy the source by itself."""
     original = source.original
     if not isinstance(original, StoreSource) or not same_user:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastxfer.copy_checks import hex_of
-from fastxfer.copy_source import CopySource
 from fastxfer.plan.parts import Listed, PartGrid
+from fastxfer.ranged_source import RangedSource
 from fastxfer.storage.copy_file import CopiedPart, CopyFile, CopyState, Origin
 from fastxfer.upload_job import Job, combined
 from fastxfer.upload_store import UploadStore
@@ -26,7 +26,7 @@ class CopyJob(Job):
 
     def __init__(
         self,
-        source: CopySource,
+        source: RangedSource,
         origin: Origin,
         store: UploadStore,
         grid: PartGrid,

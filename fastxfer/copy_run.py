@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fastxfer._native.memory import PartBuffer
 from fastxfer.background import Background
+from fastxfer.buffers import Buffers
 from fastxfer.copy_checks import Checks, Expected, digests_of, sums_of
 from fastxfer.copy_fields import fields_of, name_for
 from fastxfer.copy_in_store import (
@@ -30,13 +31,13 @@ from fastxfer.copy_in_store import (
 from fastxfer.copy_job import CopyJob, StoreCopyJob
 from fastxfer.copy_options import CopyOptions, shared_out
 from fastxfer.copy_resuming import CopyResumer, saved_state
-from fastxfer.copy_sending import Buffers, CopySender
-from fastxfer.copy_source import CopySource, Look, SourceChangedError
+from fastxfer.copy_sending import CopySender
 from fastxfer.copy_streaming import CopyStreamer
 from fastxfer.copy_whole import Whole
 from fastxfer.errors import ChecksumError, FastxferError, OptionError, RemoteChangedError, storage_error
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, PartGrid, Pieces, grid_for, growing_part
+from fastxfer.ranged_source import Look, RangedSource, SourceChangedError
 from fastxfer.results import CopyResult
 from fastxfer.sources.schemes import is_location
 from fastxfer.sources.store import StoreSource
@@ -93,7 +94,7 @@ class Copy(Background[CopyResult]):
             calls = StoreCalls(access, self._options, self._stop)
             stack.callback(calls.close)
             self._calls = calls
-            self._source = CopySource(self._from, self._source_options, self._stop)
+            self._source = RangedSource(self._from, self._source_options, self._stop)
             stack.callback(self._source.close)
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fastxfer-sum")
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)

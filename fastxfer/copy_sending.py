@@ -16,51 +16,23 @@ from dataclasses import dataclass, field, replace
 
 from fastxfer._native.memory import PartBuffer
 from fastxfer._native.reader import MemoryReader
+from fastxfer.buffers import Buffers
 from fastxfer.copy_checks import CRC
-from fastxfer.copy_get import Get
 from fastxfer.copy_job import CopyJob
-from fastxfer.copy_source import Again, SourceChangedError
 from fastxfer.errors import (
     ChecksumError,
     FastxferError,
     RangeError,
 )
 from fastxfer.plan.parts import Listed, is_confirmed
+from fastxfer.ranged_get import Get
+from fastxfer.ranged_source import Again, SourceChangedError
 from fastxfer.store_calls import Answer, Call, stopped
 from fastxfer.upload_job import Moment
 from fastxfer.upload_sending import Sender
 
 PROGRESS = 64 << 10
 """A request that has brought so much has not failed in vain."""
-
-
-class Buffers:
-    """The memory of a copy: buffers of at most `budget` bytes in all, made when they are needed."""
-
-    def __init__(self, budget: int, *, xz: bool) -> None:
-        self._left = budget
-        self._xz = xz
-        self._free: list[PartBuffer] = []
-
-    def take(self, room: int) -> PartBuffer | None:
-        """Returns an empty buffer with so much room; None when that has to wait for others."""
-        self._free.sort(key=lambda each: each.capacity)
-        fits = next((each for each in self._free if each.capacity >= room), None)
-        if fits is not None:
-            self._free.remove(fits)
-        else:
-            while self._left < room and self._free:
-                self._left += self._free.pop().capacity
-            if self._left < room:
-                return None
-            self._left -= room
-            fits = PartBuffer(max(1, room), self._xz)
-        fits.begin(room)
-        return fits
-
-    def give_back(self, buffer: PartBuffer) -> None:
-        """Takes a buffer that nobody needs any more."""
-        self._free.append(buffer)
 
 
 @dataclass(slots=True)

@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from fastxfer._native.memory import PartBuffer
-from fastxfer.copy_get import Get
+from fastxfer.buffers import Buffers
 from fastxfer.copy_job import CopyJob
-from fastxfer.copy_sending import Buffers, CopySender, Prepared
-from fastxfer.copy_source import Again, SourceChangedError
+from fastxfer.copy_sending import CopySender, Prepared
 from fastxfer.errors import BadResponseError, ChecksumError, FastxferError, OptionError, Retry
 from fastxfer.plan.parts import MAX_PARTS, Pieces
 from fastxfer.plan.retry import backoff_s
+from fastxfer.ranged_get import Get
+from fastxfer.ranged_source import Again, SourceChangedError
 from fastxfer.store_calls import stopped
 from fastxfer.upload_job import Moment
 

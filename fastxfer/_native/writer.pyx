@@ -236,7 +236,7 @@ cdef class Writer:
         self._drop_buffer()
 
     def limit(self, Throttle throttle):
-        """Has the writer take bytes of a run only while `throttle` has tokens; None ends it.
+        """Has the writer take bytes of a run, or into a buffer, only while `throttle` has tokens; None ends it.
 
         Without tokens libcurl keeps the bytes and `waiting` is true, until the request is unpaused.
         """
@@ -293,6 +293,8 @@ cdef class Writer:
         cdef size_t taken = self.buffer.take(data + self.carried, length - self.carried)
         self.received += taken
         self.carried += taken
+        if self.throttle is not None:
+            self.throttle.tokens -= taken
         if self.carried == length:
             self.carried = 0
             return None
@@ -393,6 +395,10 @@ cdef class Writer:
                 self.overrun = self.error == 0
                 return taken if self.overrun else 0
             if self.mode == FILLING:
+                if self.throttle is not None:
+                    self.waiting = self.throttle.tokens <= 0
+                    if self.waiting:
+                        return PAUSE
                 return self._fill(<const unsigned char *>view.buf, view.len)
             if self.mode == HOLDING:
                 return PAUSE

@@ -26,7 +26,6 @@ from typing import Any
 
 from fastxfer._native.checksum import crc64nvme_combine
 from fastxfer._native.memory import PartBuffer
-from fastxfer.copy_source import CopySource, SourceChangedError
 from fastxfer.dataset.compare import Known
 from fastxfer.dataset.entries import OWN_FOLDER
 from fastxfer.dataset.folder import Folder
@@ -35,6 +34,7 @@ from fastxfer.errors import FastxferError, InterruptedTransferError, StorageErro
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
+from fastxfer.ranged_source import RangedSource, SourceChangedError
 from fastxfer.sources.http import origin
 from fastxfer.sources.schemes import is_location
 from fastxfer.storage.directory import Directory
@@ -195,7 +195,7 @@ class Look(Unit):
 
     def run(self, connections: int) -> tuple[Looked, int]:
         """See Unit."""
-        source = CopySource(self.url, TransferOptions.build(**self.place.given), threading.Event())
+        source = RangedSource(self.url, TransferOptions.build(**self.place.given), threading.Event())
         try:
             look = source.look()
         finally:
@@ -270,7 +270,7 @@ class _Reading:
 
     def _read_some(self, errors: list[FastxferError]) -> None:
         try:
-            source = CopySource(self._unit.url, self._options, self._stop)
+            source = RangedSource(self._unit.url, self._options, self._stop)
             source.expect(self._unit.identity)
             try:
                 self._read_with(source)
@@ -283,7 +283,7 @@ class _Reading:
                 errors.append(error)
             self._stop.set()
 
-    def _read_with(self, source: CopySource) -> None:
+    def _read_with(self, source: RangedSource) -> None:
         buffer = PartBuffer(PIECE_BYTES)
         while not self._stop.is_set():
             with self._lock:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fastxfer._native.checksum import crc64nvme, crc64xz
 from fastxfer._native.memory import PartBuffer
 from fastxfer._native.reader import MemoryReader
-from fastxfer._native.writer import Writer
+from fastxfer._native.writer import Throttle, Writer
 from tests.servers.objects import make_bytes
 
 DATA = make_bytes(300_000, 5)
@@ -99,3 +99,15 @@ def test_a_reader_keeps_its_bytes() -> None:
     reader = MemoryReader(buffer)
     del buffer, writer
     assert reader(len(DATA)) == DATA
+
+
+def test_a_buffer_is_filled_as_the_rates_allow() -> None:
+    writer, throttle, buffer = Writer(), Throttle(10), PartBuffer(1000)
+    writer.limit(throttle)
+    writer.fill(buffer)
+    assert writer(memoryview(DATA[:100])) is None
+    assert writer(memoryview(DATA[100:200])) == PAUSE
+    assert (writer.waiting, throttle.tokens, bytes(buffer)) == (True, -90, DATA[:100])
+    throttle.tokens = 1
+    assert writer(memoryview(DATA[100:200])) is None
+    assert (writer.waiting, throttle.tokens, bytes(buffer)) == (False, -99, DATA[:200])

@@ -1,8 +1,9 @@
-"""The object that is copied: what its server tells of it, and requests for its bytes, into buffers.
+"""An object that is read in ranges, into buffers: what its server tells of it, and requests for its bytes.
 
 Each answer is judged before a byte of it is taken (plan/response.py), and held against what the first one
 told: a request carries If-Range where there is a strong ETag, and names the version where a store keeps
-several. Belongs to the copy's own thread; requests run on the engine's, and tell their end to `on_end` there.
+several. Belongs to a thread of its reader's; requests run on the engine's, and tell their end to `on_end`
+there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastxfer._native.memory import PartBuffer
-from fastxfer.copy_get import Get
-from fastxfer.engine.loop import shared_engine
-from fastxfer.engine.request import Exchange, Request
+from fastxfer.engine.request import Request
 from fastxfer.errors import (
     BadResponseError,
     FastxferError,
@@ -43,6 +42,8 @@ from fastxfer.plan.response import (
     Whole,
 )
 from fastxfer.plan.retry import backoff_s
+from fastxfer.ranged_get import Get
+from fastxfer.ranged_requests import Requests
 from fastxfer.refusals import judge_refusal
 from fastxfer.sources.opening import RemoteSource, open_source
 from fastxfer.sources.store import StoreSource
@@ -59,7 +60,7 @@ class Again(Exception):
 
 
 class SourceChangedError(RemoteChangedError):
-    """The source is another object than it was; told inside the copy only."""
+    """The source is another object than it was; told among those that read it only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +73,29 @@ class Look:
     checksums: dict[str, str]
 
 
-class CopySource:
+class RangedSource:
     """See the module. Raises OptionError for a URL that cannot be one, and CredentialsError."""
 
-    def __init__(self, url: str, options: TransferOptions, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: TransferOptions,
+        stop: threading.Event,
+        stopped: str = "the copy was stopped; run it again to go on",
+    ) -> None:
         source = open_source(url, options)
         self.options = options
-        self.requests = 0
         self._mirror = Mirror(0, source, source)
         self._subject = Subject(options)
         self._stop = stop
-        self._engine = shared_engine()
-        self._idle: list[Exchange] = []
+        self._stopped_because = stopped
+        self._requests = Requests(options)
         self._taken: PartBuffer | None = None
+
+    @property
+    def requests(self) -> int:
+        """How many were sent."""
+        return self._requests.sent
 
     @property
     def display(self) -> str:
@@ -103,17 +114,18 @@ class CopySource:
 
     @property
     def version(self) -> str | None:
-        """The version that is copied, where the store keeps several."""
+        """The version that is read, where the store keeps several."""
         return self.identity.version
 
     # ---- what it is ----
 
-    def look(self) -> Look:
-        """Returns what the server tells now, by a range of one byte; later answers must be of that object.
-        Raises FastxferError.
+    def look(self, first: PartBuffer | None = None, *, sums: bool = True) -> Look:
+        """Returns what the server tells now, by a range of one byte, or as much as there is room for in
+        `first`, which has the object's beginning then, or what came of it; later answers must be of that
+        object. With `sums` a store is asked for its checksums too. Raises FastxferError.
         """
         self._mirror.told = None
-        get = self._answered((0, 1))
+        get = self._answered((0, 1 if first is None else first.room), first)
         if isinstance(get.verdict, NotRanged | Unsatisfiable | Whole):
             get = self._answered(None)
         verdict = get.verdict
@@ -121,7 +133,7 @@ class CopySource:
         self._mirror.told = verdict.identity
         ranges = isinstance(verdict, Partial)
         told = told_checksums(get.answer.headers, whole=not ranges)
-        if isinstance(self.original, StoreSource):
+        if sums and isinstance(self.original, StoreSource):
             told = {**self._by_head(), **told}
         return Look(verdict.identity, ranges, get.answer.headers, told)
 
@@ -179,11 +191,13 @@ class CopySource:
             return {}
         return told_checksums(head.headers, whole=True)
 
-    def _answered(self, span: Span | None) -> Get:
-        """Asks until there is an answer. Raises FastxferError."""
+    def _answered(self, span: Span | None, buffer: PartBuffer | None = None) -> Get:
+        """Asks until there is an answer, which fills a buffer. Raises FastxferError."""
         failures = turns = 0
         while True:
-            get = self._waited(self._make(span, None, _nobody))
+            if buffer is not None:
+                buffer.begin(buffer.room)
+            get = self._waited(self._make(span, buffer, _nobody))
             try:
                 self.outcome(get)
                 return get
@@ -203,10 +217,10 @@ class CopySource:
         while not get.over.wait(_TICK_S):
             self.abort_if_stalled(get, time.monotonic())
             if self._stop.is_set():
-                self.abort(get, _stopped())
+                self.abort(get, self._stopped())
                 get.over.wait()
         if self._stop.is_set():
-            raise _stopped()
+            raise self._stopped()
         self.release(get)
         return get
 
@@ -246,37 +260,18 @@ class CopySource:
         self._fill(buffer, span[0])
 
     def _fill(self, buffer: PartBuffer, at: int = 0) -> None:
-        failures = turns = 0
+        fill = Fill(self, at, buffer)
         while not buffer.full:
-            before = buffer.filled
-            get = self._waited(self._make((at + before, at + buffer.room), buffer, _nobody))
-            try:
-                self.outcome(get)
-                if buffer.filled == before:
-                    raise RangeError("the server sent less than it was asked for")
-            except Again:
-                turns += 1
-                if turns > _TURNS:
-                    raise BadResponseError("the source does not come to an answer") from None
-            except SourceChangedError as changed:
-                reason = self.still()
-                failures += 1
-                if reason is not None or failures > self.options.retries:
-                    raise SourceChangedError(reason or changed.message) from changed
-            except FastxferError as error:
-                failures = 1 if buffer.filled > before else failures + 1
-                again = self.ask_at_first(get) or error.retry is Retry.SAME_SOURCE
-                if not again or failures > self.options.retries:
-                    error.message = f"cannot read {self.display}: {error.message}"
-                    raise
-                self._pause(failures, error)
+            wait_s = fill.came(self._waited(self._make(fill.begins(), buffer, _nobody)))
+            if wait_s:
+                self._wait(wait_s)
 
     def _pause(self, failures: int, error: FastxferError) -> None:
-        wait_s = backoff_s(failures, random.random())
-        if isinstance(error, OverloadedError):
-            wait_s = max(wait_s, error.retry_after_s or 0.0)
+        self._wait(pause_s(failures, error))
+
+    def _wait(self, wait_s: float) -> None:
         if self._stop.wait(wait_s):
-            raise _stopped() from error
+            raise self._stopped()
 
     def _make(
         self,
@@ -292,36 +287,19 @@ class CopySource:
         source = get.source
         if isinstance(source, StoreSource) and source.access.needs_refresh():
             source.access.refresh()
+
+        def ranged() -> Request:
             get.signed_by = source.generation
-        if make is not None:
-            request = make()
-        else:
-            validator = self._subject.if_range(self._mirror)
-            request = request_for(source, get.span, validator, self.version)
-        self.requests += 1
+            return request_for(source, get.span, self._subject.if_range(self._mirror), self.version)
 
-        def submit() -> None:
-            try:
-                exchange = self._idle.pop() if self._idle else Exchange(self.options)
-                get.submitted(exchange)
-                self._engine.submit(exchange, request, get)
-            except Exception as error:  # noqa: BLE001 - handed to the thread that waits
-                get.fail(FastxferError(f"internal error: {type(error).__name__}: {error}"))
-
-        self._engine.call_soon(submit)
+        self._requests.send(get, make or ranged)
 
     def go_on(self, get: Get, buffer: PartBuffer) -> None:
         """Gives a request whose buffer is full the next one."""
+        self._requests.go_on(get, buffer)
 
-        def go_on() -> None:
-            exchange = get.exchange
-            if exchange is not None and not get.over.is_set():
-                exchange.writer.fill_on(buffer)
-                get.paused = False
-                self._engine.unpause(exchange)
-
-        get.buffer = buffer
-        self._engine.call_soon(go_on)
+    def _stopped(self) -> InterruptedTransferError:
+        return InterruptedTransferError(self._stopped_because)
 
     def outcome(self, get: Get) -> None:
         """Returns where a request that is over has brought what it was to; raises why not.
@@ -341,12 +319,12 @@ class CopySource:
             case Changed(reason, _):
                 raise SourceChangedError(reason)
             case NotRanged() | Unsatisfiable() | Whole() if get.span is not None:
-                if get.buffer is not None:
+                if get.buffer is not None and self._mirror.told is not None:
                     raise RangeError("the server gives ranges no more, or not this one")
                 return
             case None:
                 raise get.error or BadResponseError("the server ended the connection without an answer")
-        if get.buffer is not None and get.error is not None:
+        if get.buffer is not None and get.error is not None and self._mirror.told is not None:
             raise get.error
         get.source.accepted()
 
@@ -356,7 +334,7 @@ class CopySource:
             get.source, get.answer, get.body, signed_by=get.signed_by, version=self.version
         )
         if refused.gone:
-            raise SourceChangedError("the version that was copied is gone")
+            raise SourceChangedError("the version that was read is gone")
         if not refused.again:
             raise refused.error
         if refused.renew and isinstance(get.source, StoreSource):
@@ -373,18 +351,11 @@ class CopySource:
 
     def release(self, get: Get) -> None:
         """Takes the handle of a request that is over back."""
-        exchange, get.exchange = get.exchange, None
-        if exchange is not None:
-            self._engine.call_soon(lambda: self._idle.append(exchange))
+        self._requests.release(get)
 
     def abort(self, get: Get, error: FastxferError) -> None:
         """Ends a request, unless it is over."""
-
-        def end() -> None:
-            if get.exchange is not None:
-                self._engine.abort(get.exchange, error)
-
-        self._engine.call_soon(end)
+        self._requests.abort(get, error)
 
     def abort_if_stalled(self, get: Get, now: float) -> None:
         """Ends a request that does not move."""
@@ -394,17 +365,65 @@ class CopySource:
 
     def close(self) -> None:
         """Lets go of the handles."""
+        self._requests.close()
 
-        def end() -> None:
-            while self._idle:
-                self._idle.pop().close()
 
-        self._engine.call_soon(end)
+class Fill:
+    """A stretch of the object, from `start` on, that comes into a buffer over as many requests as it takes:
+    each asks for what is missing.
+    """
+
+    def __init__(self, source: RangedSource, start: int, buffer: PartBuffer) -> None:
+        self.start = start
+        self.buffer = buffer
+        self._source = source
+        self._failures = self._turns = self._before = 0
+
+    def begins(self) -> Span:
+        """Returns the range to ask for now."""
+        self._before = self.buffer.filled
+        return self.start + self._before, self.start + self.buffer.room
+
+    def came(self, get: Get) -> float | None:
+        """Takes the end of a request. Returns in how many seconds to send the next, None when all is there.
+
+        Raises FastxferError when it is to be given up, SourceChangedError when it is another object: that is
+        looked at once more before, which blocks.
+        """
+        source, buffer = self._source, self.buffer
+        moved = buffer.filled > self._before
+        try:
+            source.outcome(get)
+            if not moved:
+                raise RangeError("the server sent less than it was asked for")
+        except Again:
+            self._turns += 1
+            if self._turns > _TURNS:
+                raise BadResponseError("the source does not come to an answer") from None
+            return 0.0
+        except SourceChangedError as changed:
+            reason = source.still()
+            self._failures += 1
+            if reason is not None or self._failures > source.options.retries:
+                raise SourceChangedError(reason or changed.message) from changed
+            return 0.0
+        except FastxferError as error:
+            self._failures = 1 if moved else self._failures + 1
+            again = source.ask_at_first(get) or error.retry is Retry.SAME_SOURCE
+            if not again or self._failures > source.options.retries:
+                error.message = f"cannot read {source.display}: {error.message}"
+                raise
+            return pause_s(self._failures, error)
+        return None if buffer.full else 0.0
+
+
+def pause_s(failures: int, error: FastxferError) -> float:
+    """Returns how long to wait after so many failures in a row, of which this is the last."""
+    wait_s = backoff_s(failures, random.random())
+    if isinstance(error, OverloadedError):
+        wait_s = max(wait_s, error.retry_after_s or 0.0)
+    return wait_s
 
 
 def _nobody(_: Get) -> None:
     """Waits by itself."""
-
-
-def _stopped() -> InterruptedTransferError:
-    return InterruptedTransferError("the copy was stopped; run it again to go on")

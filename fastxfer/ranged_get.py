@@ -1,4 +1,4 @@
-"""One request for bytes of the object that is copied, into buffers."""
+"""One request for bytes of an object, into buffers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Callable
 
 from fastxfer._native.memory import PartBuffer
 from fastxfer.engine.request import Exchange, Head
-from fastxfer.errors import FastxferError, RangeError
+from fastxfer.errors import FastxferError, OverloadedError, RangeError
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Partial, Verdict, Whole
+from fastxfer.plan.retry import parse_retry_after
 from fastxfer.sources.opening import RemoteSource
 from fastxfer.subject import Mirror, Subject
 
+_BUSY = (429, 503)
+
 
 class Get:
-    """One request that is out, for a half-open range or for the whole object; it listens to its exchange.
+    """One request that is out, for a half-open range or for the whole object; it is told what comes of its
+    exchange, on the engine's thread.
 
     Without a buffer the body is not wanted. With `on_full` it fills one buffer after another.
     """
@@ -43,8 +47,8 @@ class Get:
         self.body = b""
         self.over = threading.Event()
         self.signed_by = source.generation
-        self.paused = False
-        """The source waits for us: it does not stall."""
+        self.paused = True
+        """The source waits for us, or has not been asked yet: it does not stall."""
         self._subject = subject
         self._mirror = mirror
         self._on_end = on_end
@@ -58,6 +62,7 @@ class Get:
         self._received_before = exchange.writer.received
         exchange.writer.refuse()
         self.exchange = exchange
+        self.paused = False
 
     @property
     def received(self) -> int:
@@ -105,9 +110,19 @@ class Get:
         self.over.set()
         self._on_end(self)
 
+    def told(self, error: FastxferError | None) -> FastxferError | None:
+        """Returns what its end says of the host: why the request failed, None where it did not. `error` is
+        the exchange's.
+        """
+        if self.refused and self.answer is not None and self.answer.status in _BUSY:
+            wait_s = parse_retry_after(self.answer.headers.get("retry-after"), time.time())
+            return OverloadedError("overloaded", status=self.answer.status, retry_after_s=wait_s)
+        return self.failure or (error if self.wanted or self.answer is None else None)
+
     def stalled(self, now: float, limit_s: float) -> bool:
         """Returns whether nothing has moved for too long."""
         moved = self.received + (self.answer is not None)
-        if moved != self._moved or self.paused:
+        kept_waiting = self.paused or (self.exchange is not None and self.exchange.writer.waiting)
+        if moved != self._moved or kept_waiting:
             self._moved, self._moved_at = moved, now
         return now - self._moved_at > limit_s
