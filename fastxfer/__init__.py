@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastxfer.mirroring import mirror
     from fastxfer.progress.snapshot import Progress
     from fastxfer.queue import Queue, QueueItem
+    from fastxfer.reading import open
+    from fastxfer.remote_file import RemoteFile
     from fastxfer.results import (
         CopyResult,
         FetchResult,
@@ -51,6 +53,7 @@ _DEFERRED = {
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
     "RemoteObject": "fastxfer.results",
+    "RemoteFile": "fastxfer.remote_file",
     "SetVerifyResult": "fastxfer.results",
     "Transfer": "fastxfer.api",
     "VerifyResult": "fastxfer.results",
@@ -61,6 +64,7 @@ _DEFERRED = {
     "fetch_many": "fastxfer.many",
     "list_uploads": "fastxfer.uploading",
     "mirror": "fastxfer.mirroring",
+    "open": "fastxfer.reading",
     "probe": "fastxfer.api",
     "put": "fastxfer.uploading",
     "read_inputs": "fastxfer.many",
@@ -85,6 +89,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "PutResult",
     "Queue",
     "QueueItem",
+    "RemoteFile",
     "RemoteObject",
     "SetVerifyResult",
     "Transfer",
@@ -98,6 +103,7 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "fetch_many",
     "list_uploads",
     "mirror",
+    "open",
     "probe",
     "put",
     "read_inputs",
