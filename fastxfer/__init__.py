@@ -13,6 +13,7 @@ from fastxfer.errors import *  # noqa: F403 - the tree of errors is public as a 
 
 if TYPE_CHECKING:
     from fastxfer.api import Transfer, fetch, probe, start, verify
+    from fastxfer.awaiting import acopy, afetch, amirror, aprobe, aput, averify
     from fastxfer.batch import BatchResult
     from fastxfer.benching import BenchProgress, BenchReport, BenchRow, ConnectionRate, bench, read_mirrors
     from fastxfer.copying import copy
@@ -58,6 +59,12 @@ _DEFERRED = {
     "Transfer": "fastxfer.api",
     "VerifyResult": "fastxfer.results",
     "abort_uploads": "fastxfer.uploading",
+    "acopy": "fastxfer.awaiting",
+    "afetch": "fastxfer.awaiting",
+    "amirror": "fastxfer.awaiting",
+    "aprobe": "fastxfer.awaiting",
+    "aput": "fastxfer.awaiting",
+    "averify": "fastxfer.awaiting",
     "bench": "fastxfer.benching",
     "copy": "fastxfer.copying",
     "fetch": "fastxfer.api",
@@ -96,6 +103,12 @@ __all__ = [  # noqa: PLE0604 - the errors' own list is of strings
     "VerifyResult",
     "__version__",
     "abort_uploads",
+    "acopy",
+    "afetch",
+    "amirror",
+    "aprobe",
+    "aput",
+    "averify",
     "bench",
     "copy",
     "errors",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from fastxfer.download import TO_GO_ON, Download
 from fastxfer.errors import OptionError, PausedError, TransferTimeoutError
@@ -16,6 +16,10 @@ from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import FetchResult, RemoteObject, VerifyResult
 from fastxfer.units import format_size
+
+if TYPE_CHECKING:
+    from fastxfer.dataset.verifying import SetVerification
+    from fastxfer.verification import Verification
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]
@@ -314,19 +318,35 @@ def verify(
         LedgerError: a set's ledger that cannot be used.
         RemoteChangedError, and other errors of a fetch, of a repair.
     """
-    verification: Verification | SetVerification
+    verification = make_verification(path, checksum, repair=repair, jobs=jobs, mark=mark, **options)
+    return run_verification(verification, progress)
+
+
+def make_verification(
+    path: Path,
+    checksum: str | Mapping[str, str] | None = None,
+    *,
+    repair: str | None = None,
+    jobs: int | None = None,
+    mark: bool = False,
+    **options: Any,
+) -> Verification | SetVerification:
+    """Returns what verifies, with the options of `verify`. Raises OptionError and TypeError."""
     if os.path.isdir(path):
         from fastxfer.dataset.verifying import SetVerification
 
         if checksum is not None or repair is not None or options:
             raise OptionError(f"{OF_A_SET}: it takes jobs, mark and progress")
-        verification = SetVerification(path, jobs=jobs, mark=mark)
-    else:
-        from fastxfer.verification import Verification
+        return SetVerification(path, jobs=jobs, mark=mark)
+    from fastxfer.verification import Verification
 
-        if jobs is not None or mark:
-            raise OptionError("jobs and mark are of a set, which is a folder that was mirrored to")
-        verification = Verification(path, checksum, repair, options)
+    if jobs is not None or mark:
+        raise OptionError("jobs and mark are of a set, which is a folder that was mirrored to")
+    return Verification(path, checksum, repair, options)
+
+
+def run_verification(verification: Verification | SetVerification, progress: ProgressOption) -> Any:
+    """Returns the result of a verification that is run now, and told of meanwhile."""
     reporter: threading.Thread | None = None
     if progress:
         from fastxfer.progress.reporter import report

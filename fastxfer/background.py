@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fastxfer.engine.loop import before_exit
 from fastxfer.errors import FastxferError, InterruptedTransferError
+from fastxfer.latch import Latch
 from fastxfer.plan.rates import RateMeter
 from fastxfer.progress.snapshot import Progress
 from fastxfer.upload_job import Moment
@@ -25,7 +26,7 @@ class Background(ABC, Generic[Result]):
         self._stop = threading.Event()
         self._meter = RateMeter()
         self._began = time.monotonic()
-        self.over = threading.Event()
+        self.over = Latch()
         self.result: Result | None = None
         self.error: FastxferError | None = None
         self.progress = Progress(url=shown)

@@ -43,6 +43,7 @@ from fastxfer.errors import (
 )
 from fastxfer.governing import Tenancy
 from fastxfer.lanes import Lane, Lanes, drain, request_for
+from fastxfer.latch import Latch
 from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
@@ -105,8 +106,8 @@ class Download:
         self._mirrors = Mirrors(first, options, self._subject, self, pieces)
         self.original = self._mirrors.lead.original
         self.target: Target = resolve_target(self.original.url, out, options.checkpoint_dir)
-        self.over = threading.Event()
-        self.halted = threading.Event()
+        self.over = Latch()
+        self.halted = Latch()
         """It is over, or was found paused by an earlier run's user and waits for `resume`."""
         self.result: FetchResult | None = None
         self.error: FastxferError | None = None

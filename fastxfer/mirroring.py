@@ -18,6 +18,7 @@ from fastxfer.errors import OptionError
 from fastxfer.mirror_options import Given
 from fastxfer.options import TransferOptions, parse_connections
 from fastxfer.progress.reporter import wait_reported
+from fastxfer.progress.snapshot import Progress
 from fastxfer.sources.http import HttpSource
 from fastxfer.sources.schemes import is_http, is_location
 from fastxfer.sources.store_access import StoreAccess
@@ -114,15 +115,24 @@ def mirror(
         **options,
     )
     with ExitStack() as stack:
-        tell: Callable[[MirrorProgress], object] | None = None
-        if callable(progress):
-            tell = progress
-        elif progress:
-            from fastxfer.progress.bar import Bar
+        return wait_reported(running, teller(running, progress, stack))
 
-            bar = stack.enter_context(Bar())
-            tell = lambda state: bar.show(state.as_progress(), state.title, state.figures)  # noqa: E731 - it is a line
-        return wait_reported(running, None if tell is None else lambda _: tell(running.state))
+
+def teller(
+    running: Mirror, progress: bool | Callable[[MirrorProgress], object] | None, stack: ExitStack
+) -> Callable[[Progress], object] | None:
+    """Returns what tells how a run stands to a callable, or to a bar, which is the stack's."""
+    tell: Callable[[MirrorProgress], object]
+    if callable(progress):
+        tell = progress
+    elif progress:
+        from fastxfer.progress.bar import Bar
+
+        bar = stack.enter_context(Bar())
+        tell = lambda state: bar.show(state.as_progress(), state.title, state.figures)  # noqa: E731 - it is a line
+    else:
+        return None
+    return lambda _: tell(running.state)
 
 
 def begin_mirror(

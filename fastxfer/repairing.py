@@ -41,11 +41,18 @@ class Repair:
         self._options = options
         self._source = open_source(url, options)
         self._download: Download | None = None
+        self._cancelled = False
 
     @property
     def progress(self) -> Progress | None:
         """How the transfer stands, None before there is one."""
         return self._download.progress if self._download is not None else None
+
+    def cancel(self) -> None:
+        """Ends the transfer, resumable; there is none any more. Any thread."""
+        self._cancelled = True
+        if self._download is not None:
+            self._download.cancel()
 
     def prepare(self, exhibit: Exhibit, findings: Findings, result: VerifyResult) -> Mend:
         """Returns what does the repair, once the exhibit is closed. A part file has its false claims taken
@@ -133,6 +140,8 @@ class Repair:
         self._download = download = Download(self._url, target.final, replace(options, unpause=True))
         download.begin()
         try:
+            if self._cancelled:
+                download.cancel()
             download.over.wait()
         except BaseException:
             download.cancel()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastxfer.errors import InterruptedTransferError
 from fastxfer.examining import Exhibit, Findings, examine, open_exhibit
 from fastxfer.options import TransferOptions
 from fastxfer.progress.snapshot import Progress
@@ -45,6 +46,7 @@ class Verification:
         self._path = path
         self._repair = Repair(repair, self._options) if repair is not None else None
         self._over = threading.Event()
+        self._cancelled = False
         self._reading: Reading | None = None
         self._began_at = time.monotonic()
         self._progress = Progress(url=Path(os.path.abspath(os.fsdecode(path))).as_uri())
@@ -76,12 +78,22 @@ class Verification:
             state=state,
         )
 
+    def cancel(self) -> None:
+        """Ends it, from any thread: `run` raises InterruptedTransferError. A repair can be gone on with."""
+        self._cancelled = True
+        if self._reading is not None:
+            self._reading.stop()
+        if self._repair is not None:
+            self._repair.cancel()
+
     def run(self) -> VerifyResult:
         """Verifies, repairs if asked and needed, and returns what there is then. Raises as `verify` says."""
         try:
             with open_exhibit(self._path, to_repair=self._repair is not None) as exhibit:
                 wanted = [name for name, _ in self._options.checksum]
                 findings = examine(exhibit, wanted, self._began)
+                if self._cancelled:
+                    raise InterruptedTransferError("the verification was stopped")
                 result = self._judge(exhibit, findings)
                 whole = result.ok and not exhibit.part
                 if self._repair is not None and whole:
@@ -95,6 +107,8 @@ class Verification:
 
     def _began(self, reading: Reading) -> None:
         self._reading = reading
+        if self._cancelled:
+            reading.stop()
 
     def _timed(self, result: VerifyResult) -> VerifyResult:
         return replace(result, elapsed=time.monotonic() - self._began_at)

@@ -25,6 +25,7 @@ ROOM_OF = {
     "fastxfer.copying": "face",
     "fastxfer.mirroring": "face",
     "fastxfer.reading": "face",
+    "fastxfer.awaiting": "face",
     "fastxfer.benching": "face",
     "fastxfer.mirrorbench.table": "face",
     "fastxfer": "api",
@@ -122,6 +123,7 @@ ROOM_OF = {
     "fastxfer.bench_options": "pure",
     "fastxfer.copy_options": "pure",
     "fastxfer.errors": "pure",
+    "fastxfer.latch": "effects",
     "fastxfer.names": "pure",
     "fastxfer.inputs": "pure",
     "fastxfer.description": "pure",
@@ -145,6 +147,7 @@ DEFERRED_UPWARD = {
     ("fastxfer", "fastxfer.copying"),
     ("fastxfer", "fastxfer.mirroring"),
     ("fastxfer", "fastxfer.reading"),
+    ("fastxfer", "fastxfer.awaiting"),
     # A value that is asked to write itself down.
     ("fastxfer.dataset.report", "fastxfer.page_file"),
     ("fastxfer", "fastxfer.benching"),
