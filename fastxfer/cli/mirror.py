@@ -70,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         raise StorageError(f"cannot write {page}: there is no such directory; create it first")
     screen = _Screen(manner)
     chosen = _chosen([*own, *copies, *shared], given, to_store=is_location(given.words[1].strip()))
+    if "max_rate" in chosen and "dask" not in chosen:  # of the run, which is all that this process does
+        chosen["max_rate_total"] = chosen.pop("max_rate")
     running = begin_mirror(*given.words, told=screen.told, **chosen)
     try:
         report = screen.show_to_the_end(running)

@@ -401,3 +401,17 @@ def test_a_dry_run_on_a_terminal_lists_above_the_bar(many: Set, tmp_path: Path) 
         for name in many.names:
             assert terminal.text.count(f"would fetch {name}") == 1
         assert "5 new and 0 changed to fetch" in terminal.text
+
+
+def test_a_rate_is_of_all_that_a_run_fetches(tmp_path: Path) -> None:
+    """Of large objects too, each of which is a transfer of its own."""
+    body = bytes(2 << 20)
+    with RawServer(lambda _, connection: connection.respond(200, {"ETag": '"1"'}, body)) as server:
+        rows = "".join(f"{server.url(f'/{n}')},{n}\n" for n in range(4))
+        (tmp_path / "set.csv").write_text("url,path\n" + rows)
+        done = fastxfer(
+            "mirror", tmp_path / "set.csv", tmp_path / "dest", "--max-rate", "4M", "--json", "-j", "4"
+        )
+    result = events(done.stdout)[-1]
+    assert (done.returncode, result["fetched"]) == (0, 4)
+    assert result["elapsed"] > 1, "8 MiB of 4 MiB a second"
