@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NamedTuple
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastxfer.cli.arguments import Parser, switch
+
+if TYPE_CHECKING:
+    from fastxfer.progress.bar import Bar
+    from fastxfer.progress.snapshot import Progress
 
 EVENT_S = 1.0
 FRAME_S = 0.1
@@ -40,3 +47,27 @@ def add_manner(parser: Parser) -> None:
     """Adds the options that `Manner.of` reads."""
     add_output(parser)
     parser.add_switch("--progress", help="the bar on a terminal, with --json too")
+
+
+class Late:
+    """A progress callable that draws a bar once it has taken long enough to be worth one."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._from = time.monotonic() + BAR_AFTER_S
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() >= self._from:
+            self._bar.show(progress)
+
+
+@contextmanager
+def shown(name: str, wanted: bool) -> Iterator[Late | None]:
+    """Gives what draws a bar, None where there is to be none."""
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from fastxfer.progress.bar import Bar
+
+    with Bar(name=name) as bar:
+        yield Late(bar)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastxfer.api import OF_A_SET, verify
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Option, Parser, switch, transfer_options, values
-from fastxfer.cli.manner import BAR_AFTER_S
+from fastxfer.cli.manner import shown
 from fastxfer.errors import (
     CannotResumeError,
     ChecksumError,
@@ -26,12 +23,11 @@ from fastxfer.errors import (
     InterruptedTransferError,
     OptionError,
 )
-from fastxfer.progress.snapshot import Progress
 from fastxfer.results import VerifyResult
 from fastxfer.verification import OF_A_FETCH
 
 if TYPE_CHECKING:
-    from fastxfer.progress.bar import Bar
+    pass
 
 # More ranges than these are counted in the message, and listed with --json.
 SHOWN_RANGES = 8
@@ -143,27 +139,3 @@ def fault_of(result: VerifyResult) -> tuple[str, int] | None:
     if result.missing:
         return words, InterruptedTransferError.exit_code
     return None
-
-
-class _Late:
-    """A progress callable that draws a bar once it has taken long enough to be worth one."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._from = time.monotonic() + BAR_AFTER_S
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() >= self._from:
-            self._bar.show(progress)
-
-
-@contextmanager
-def shown(name: str, wanted: bool) -> Iterator[_Late | None]:
-    """Gives what draws a bar, None where there is to be none."""
-    if not wanted or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from fastxfer.progress.bar import Bar
-
-    with Bar(name=name) as bar:
-        yield _Late(bar)

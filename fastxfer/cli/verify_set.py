@@ -10,8 +10,8 @@ from functools import partial
 
 from fastxfer.cli import output
 from fastxfer.cli.arguments import switch
+from fastxfer.cli.manner import shown
 from fastxfer.cli.signals import stop_on_signals
-from fastxfer.cli.verify import shown
 from fastxfer.dataset.exports import save
 from fastxfer.dataset.verifying import Lines, SetVerification
 from fastxfer.errors import ChecksumError, FastxferError, InterruptedTransferError, OptionError
