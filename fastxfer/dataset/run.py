@@ -44,7 +44,7 @@ from fastxfer.plan.rates import RateMeter
 from fastxfer.sources.http import HttpSource, origin, safe_url
 from fastxfer.sources.schemes import is_http, is_location
 
-GROUP = 1000
+GROUP = 256
 """Files that are written down at once, at the most."""
 GROUP_S = 0.01
 ENDED_LISTING_S = 3600.0

@@ -33,7 +33,7 @@ from fastxfer.subject import Mirror
 
 LOOK_S = 0.25
 HELD_BYTES = 32 << 20
-HELD = 96
+HELD = 64
 """Bodies, and their bytes, that wait for the disk: with more of them nothing new is asked for. They are what
 a kill has be fetched again.
 """
