@@ -71,8 +71,9 @@ class SmallObjects:
     a group are synced together; with "chunk" after each batch of up to 64. What is not told yet is fetched
     again after a power cut, whatever stands there.
 
-    What is not small is fetched `large_at_once` at a time, beside the small ones; with 0 one at a time, and
-    only when no small one is on its way any more: then there are never more than `connections` requests.
+    What is not small is fetched `large_at_once` at a time, beside the small ones (as are, `connections` at a
+    time, small ones that need a download of their own: of a store, or with options); with 0 one at a time,
+    and only when no small one is on its way any more: then there are never more than `connections` requests.
 
     With `synced` an object is told as soon as it is in place all the same, and `synced` is called, between
     two outcomes, when no power cut can take what was told before.
@@ -111,7 +112,8 @@ class SmallObjects:
         self._lock = threading.Lock()
         self._unsynced: list[tuple[Item, WholeFile]] = []
         self._synced_at = 0.0
-        self._diverted: deque[Item] = deque()
+        self._beside = large_at_once > 0
+        self._lines = {False: _Line(large_at_once), True: _Line(self.options.connections)}
         self._large: dict[Download, tuple[Item, float]] = {}
         self._stopping = False
         self._ended = threading.Event()
@@ -160,9 +162,9 @@ class SmallObjects:
                     ahead += taken
                     yield from outcomes
                     continue
-                if not more and not self._large_at_once and ahead == len(self._diverted):
-                    self._large_at_once = 1
-                    self._start_large()
+                if not more and not self._large_at_once and ahead == len(self._lines[False].items):
+                    self._large_at_once = self._lines[False].most = 1
+                    self._start(self._lines[False])
                 told = self._next()
                 ahead -= told[0]
                 yield from told[1]
@@ -403,30 +405,39 @@ class SmallObjects:
 
     def _divert(self, item: Item) -> None:
         """Any thread. Has an ordinary download fetch an object, when there is room for one."""
+        line = self._lines[self._beside and self._is_small(item.wanted)]
         with self._lock:
-            self._diverted.append(item)
-            waits = len(self._large) >= self._large_at_once
+            line.items.append(item)
+            waits = line.running >= line.most
         if not self._large_at_once:
             self._told.put((0, []))  # who waits is to look whether it was the last small one
         elif not waits:
-            self._start_large()
+            self._start(line)
 
-    def _start_large(self) -> None:
-        threading.Thread(target=self._fetch_diverted, name="fastxfer-large", daemon=True).start()
+    def _is_small(self, wanted: Wanted) -> bool:
+        return wanted.size is not None and wanted.size <= self._small_bytes
 
-    def _fetch_diverted(self) -> None:
+    def _start(self, line: _Line) -> None:
+        threading.Thread(
+            target=self._fetch_diverted, args=(line,), name="fastxfer-large", daemon=True
+        ).start()
+
+    def _fetch_diverted(self, line: _Line) -> None:
         """On a thread of its own."""
         while True:
             with self._lock:
-                if not self._diverted or len(self._large) >= self._large_at_once or self._stopping:
+                if not line.items or line.running >= line.most or self._stopping:
                     return
-                item = self._diverted.popleft()
+                item = line.items.popleft()
+                line.running += 1
             try:
                 outcome = self._download(item)
             except FastxferError as error:
                 outcome = Missed(item.wanted, error)
             except Exception as error:  # noqa: BLE001 - told to who waits
                 outcome = Missed(item.wanted, internal_error(error))
+            with self._lock:
+                line.running -= 1
             self._told.put((1, [outcome]))
 
     def _download(self, item: Item) -> Outcome:
@@ -434,6 +445,8 @@ class SmallObjects:
         options = replace(wanted.options or self.options, checksum=item.checksum, mirrors=wanted.mirrors)
         if wanted.always:
             options = replace(options, exists="replace")
+        if self._is_small(wanted):
+            options = replace(options, connections=1)
         download = Download(
             wanted.url, Below(str(self._root), wanted.name), options, Description(wanted.size)
         )
@@ -466,6 +479,15 @@ class SmallObjects:
             result.skipped,
             result.elapsed,
         )
+
+
+class _Line:
+    """Objects that wait for a download of their own: `running` of `most` at once."""
+
+    def __init__(self, most: int) -> None:
+        self.items: deque[Item] = deque()
+        self.running = 0
+        self.most = most
 
 
 def _outcome_of(stored: tuple[Item, WholeFile]) -> Outcome:

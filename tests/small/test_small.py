@@ -513,3 +513,26 @@ def test_with_large_ones_last_there_are_never_more_requests_than_connections(roo
     assert len(outcomes) == len(objects)
     assert files_below(root) == {path[1:]: data for path, data in objects.items()}
     assert most == 5
+
+
+def test_small_objects_that_need_a_download_of_their_own_come_many_at_once(root: Path) -> None:
+    together, changed, most = 0, threading.Condition(), [0]
+
+    def answer(request: Request, connection: Connection) -> None:
+        nonlocal together
+        with changed:
+            together += 1
+            most[0] = max(most[0], together)
+            changed.notify_all()
+            assert changed.wait_for(lambda: most[0] >= 6, DEADLINE_S), "they come one or two at a time"
+        connection.respond(200, {"ETag": '"1"'}, b"ab")
+        with changed:
+            together -= 1
+
+    own = TransferOptions.build(headers={"X-Key": "mine"}, durability="none")
+    with RawServer(answer) as server:
+        wanted = [Wanted(server.url(f"/{n}"), str(n), 2, options=own) for n in range(30)]
+        came, failed = fetch(root, wanted, connections=8)
+    assert failed == {}
+    assert len(came) == 30
+    assert most[0] <= 8
