@@ -36,9 +36,11 @@ def gone_later(request: Request) -> Fault | None:
 
 
 def test_all_mirrors_serve_though_their_validators_differ(tmp_path: Path) -> None:
-    hold = threading.Event()
-    copies = Copy(held=hold), Copy(etag='"other"'), Copy(etag=None, last_modified=None)
-    with Group(tmp_path, *copies, stall_timeout=20) as group:
+    hold = (
+        threading.Event()
+    )  # for all: who was proven first would else have fetched all before the others are
+    copies = Copy(held=hold), Copy(etag='"other"', held=hold), Copy(etag=None, last_modified=None, held=hold)
+    with Group(tmp_path, *copies, stall_timeout=60) as group:
         transfer = group.start()
         for server in group.servers[1:]:
             server.wait_for_requests(5, DEADLINE_S)  # four are samples
