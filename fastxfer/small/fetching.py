@@ -111,6 +111,8 @@ class Fetching:
     # ---- what is asked for next ----
 
     def _add(self, items: list[Item]) -> None:
+        if self._ended is not None:
+            return  # it was on its way when all was stopped; who is a guest of a host again stays one
         if self._tick is None:
             self._tick = self._engine.call_later(LOOK_S, self._look)
         self._asked = items[0].url

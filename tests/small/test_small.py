@@ -26,6 +26,7 @@ from fastxfer.errors import (
 )
 from fastxfer.options import TransferOptions
 from fastxfer.small import Fetched, SmallObjects, Wanted, run
+from fastxfer.small.items import Item
 from tests.descriptors import held_open
 from tests.servers.counting import CountingServer
 from tests.servers.nginx import Nginx
@@ -536,3 +537,19 @@ def test_small_objects_that_need_a_download_of_their_own_come_many_at_once(root:
     assert failed == {}
     assert len(came) == 30
     assert most[0] <= 8
+
+
+def test_who_was_stopped_is_no_guest_of_the_host_any_more(
+    nginx: Nginx, root: Path, few: dict[str, bytes]
+) -> None:
+    """Nor is it by what was on its way to the engine then: others would wait for its turn for ever."""
+    options, over = TransferOptions.build(durability="none"), threading.Event()
+    small = SmallObjects(root, options)
+    fetching = small.fetch(wanted_of(nginx, few))
+    next(fetching)
+    small.stop()
+    small._fetching.add([Item(each, options) for each in wanted_of(nginx, few)])
+    small._fetching.later(0, over.set)
+    assert over.wait(DEADLINE_S)
+    assert small._fetching._tenancy._at == {}
+    assert small._fetching._queued == 0
