@@ -13,7 +13,7 @@ from fastxfer.benching import append_report, make_bench, read_mirrors, saved_rep
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Option, Parser, transfer_options, values
 from fastxfer.cli.manner import Manner, add_manner
-from fastxfer.cli.signals import stop_on_signals
+from fastxfer.cli.signals import on_signals
 from fastxfer.errors import InterruptedTransferError, OptionError
 from fastxfer.mirrorbench.report import BenchReport
 from fastxfer.mirrorbench.run import Bench, BenchProgress
@@ -113,7 +113,7 @@ def _measured(bench: Bench, manner: Manner) -> tuple[BenchReport, bool]:
     """Returns what was measured, and whether it was stopped; one signal is enough, what is shown then is not
     cut short by another.
     """
-    stop_on_signals(_Once().interrupt)
+    on_signals(_Once().interrupt)
     try:
         if manner.bar:
             from fastxfer.mirrorbench.table import ProgressBar
