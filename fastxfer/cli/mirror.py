@@ -129,7 +129,6 @@ class _Screen:
         self._manner = manner
         self._bar: Bar | None = None
         self._lock = threading.Lock()
-        self._to_stop = False
         self._unwritten: OSError | StorageError | None = None
 
     def told(self, item: MirrorItem) -> None:
@@ -139,7 +138,7 @@ class _Screen:
         try:
             self._say(item)
         except (BrokenPipeError, StorageError) as error:
-            self._unwritten, self._to_stop = error, True
+            self._unwritten = error
 
     def _say(self, item: MirrorItem) -> None:
         if self._manner.as_json:
@@ -153,13 +152,9 @@ class _Screen:
                 else:
                     self._bar.say(said)
 
-    def _ask_to_stop(self) -> None:
-        # A signal comes between any two steps of this thread, which may have locks: it only leaves word.
-        self._to_stop = True
-
     def show_to_the_end(self, running: Mirror) -> MirrorReport:
         """Shows how it goes until it is over; a signal stops it. Raises its error."""
-        stop_on_signals(self._ask_to_stop)
+        stop_on_signals(running.cancel)
         if not self._manner.bar or self._waited(running, BAR_AFTER_S):
             self._watch(running)
         else:
@@ -172,10 +167,12 @@ class _Screen:
         return running.wait()
 
     def _waited(self, running: Mirror, seconds: float) -> bool:
-        """Waits for the end, but no longer; returns whether it has come. Stops the run if asked to."""
+        """Waits for the end, but no longer; returns whether it has come. Stops a run of which nothing can be
+        told any more.
+        """
         if running.over.wait(seconds):
             return True
-        if self._to_stop:
+        if self._unwritten is not None:
             running.cancel()
         return False
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from queue import Empty, SimpleQueue
@@ -145,7 +145,7 @@ class Spread:
 
     # ---- fetching ----
 
-    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Iterator[Came]:
+    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Generator[Came, None, None]:
         """See Destination. Where there is nothing to do no worker is asked for."""
         first = next(tasks, None)
         if first is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Folder:
 
     # ---- fetching ----
 
-    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Iterator[Came]:
+    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Generator[Came, None, None]:
         """See Destination."""
         self._small = small = SmallObjects(
             self.folder, self._options, synced=synced, large_at_once=self._jobs
@@ -106,9 +106,10 @@ class Folder:
 
     def _proven(self, entry: Entry) -> Known | None:
         """Returns what is known of a file that was read and has the checksums of its entry, else None."""
-        folder, _, name = entry.path.rpartition("/")
+        assert self._here is not None
         try:
-            with Directory.open(self.folder).walk(folder.split("/") if folder else ()).reading(name) as fd:
+            folder, name = self._here.reach(entry.path)
+            with folder.reading(name) as fd:
                 before = os.fstat(fd)
                 if entry.size is not None and before.st_size != entry.size:
                     return None

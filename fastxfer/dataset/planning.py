@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from fastxfer.dataset.compare import By, Finding, Local, Verdict, compare
+from fastxfer.dataset.compare import By, Finding, Local, compare
 from fastxfer.dataset.entries import Entry
 from fastxfer.dataset.filters import Filters
 from fastxfer.dataset.ledger import Ledger
@@ -37,26 +36,6 @@ class Deletion(NamedTuple):
     size: int
     untouched: bool
     gone: bool = False
-
-
-@dataclass(slots=True)
-class Tally:
-    """How many entries, and bytes of those that tell their size."""
-
-    new: int = 0
-    changed: int = 0
-    same: int = 0
-    unsure: int = 0
-    bytes: int = 0
-    unsized: int = 0
-
-    def add(self, task: Task) -> None:
-        """Counts a task."""
-        name = task.finding.verdict.value
-        setattr(self, name, getattr(self, name) + 1)
-        if task.finding.verdict in (Verdict.NEW, Verdict.CHANGED):
-            self.bytes += task.entry.size or 0
-            self.unsized += task.entry.size is None
 
 
 class Here:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -42,7 +42,7 @@ class Destination(Protocol):
         """Returns what stands at a path, None for nothing."""
         ...
 
-    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Iterator[Came]:
+    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Generator[Came, None, None]:
         """Gives what came of each task, in the order in which it is known. `synced` is called between two of
         them when no power cut can take away what was given before. Raises what ends it all.
         """

@@ -280,10 +280,8 @@ class Mirror(Background[MirrorReport]):
                     self._stopped_why = f"{self._counts.failed} objects failed"
                     break
         finally:
-            close = getattr(results, "close", None)
             with suppress(InterruptedTransferError):
-                if close is not None:
-                    close()
+                results.close()
             self._write(ledger)
 
     def _missing(self, ledger: Ledger) -> Iterator[Task]:

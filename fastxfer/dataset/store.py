@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -158,7 +158,7 @@ class StorePrefix:
 
     # ---- copying ----
 
-    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Iterator[Came]:
+    def fetch(self, tasks: Iterator[Task], synced: Callable[[], object]) -> Generator[Came, None, None]:
         """See Destination."""
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="fastxfer-copy")
         out, ended = 0, False

@@ -95,7 +95,6 @@ class SmallObjects:
         self._root = Path(root)
         self._small_bytes = small_bytes
         self._synced = synced
-        self._large_at_once = large_at_once
         self._told: SimpleQueue[_Told | FastxferError] = SimpleQueue()
         self._fetching = Fetching(
             self.options,
@@ -113,7 +112,8 @@ class SmallObjects:
         self._unsynced: list[tuple[Item, WholeFile]] = []
         self._synced_at = 0.0
         self._beside = large_at_once > 0
-        self._lines = {False: _Line(large_at_once), True: _Line(self.options.connections)}
+        self._large_line = _Line(large_at_once)
+        self._small_line = _Line(self.options.connections)
         self._large: dict[Download, tuple[Item, float]] = {}
         self._stopping = False
         self._ended = threading.Event()
@@ -162,9 +162,10 @@ class SmallObjects:
                     ahead += taken
                     yield from outcomes
                     continue
-                if not more and not self._large_at_once and ahead == len(self._lines[False].items):
-                    self._large_at_once = self._lines[False].most = 1
-                    self._start(self._lines[False])
+                last = self._large_line
+                if not more and not last.most and ahead == len(last.items):
+                    last.most = 1
+                    self._start(last)
                 told = self._next()
                 ahead -= told[0]
                 yield from told[1]
@@ -405,11 +406,11 @@ class SmallObjects:
 
     def _divert(self, item: Item) -> None:
         """Any thread. Has an ordinary download fetch an object, when there is room for one."""
-        line = self._lines[self._beside and self._is_small(item.wanted)]
+        line = self._small_line if self._beside and self._is_small(item.wanted) else self._large_line
         with self._lock:
             line.items.append(item)
             waits = line.running >= line.most
-        if not self._large_at_once:
+        if not line.most:
             self._told.put((0, []))  # who waits is to look whether it was the last small one
         elif not waits:
             self._start(line)

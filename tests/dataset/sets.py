@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastxfer.dataset.compare import Known
+from fastxfer.dataset.compare import Known, Verdict
 from fastxfer.dataset.entries import Entry
-from fastxfer.dataset.ledger import Done, Ledger, Page
+from fastxfer.dataset.ledger import Done, Ledger, Page, Place
+from fastxfer.dataset.listing import Lister
+from fastxfer.dataset.planning import Task
+from fastxfer.errors import BadResponseError
 from fastxfer.inputs.entry import Fault
 from fastxfer.storage.digest import make_hasher
 
@@ -87,3 +90,39 @@ def _digest(algorithm: str, data: bytes) -> str:
     hasher = make_hasher(algorithm)
     hasher.update(data)
     return hasher.hexdigest()
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many entries, and bytes of those that tell their size."""
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    unsure: int = 0
+    bytes: int = 0
+    unsized: int = 0
+
+    def add(self, task: Task) -> None:
+        """Counts a task."""
+        name = task.finding.verdict.value
+        setattr(self, name, getattr(self, name) + 1)
+        if task.finding.verdict in (Verdict.NEW, Verdict.CHANGED):
+            self.bytes += task.entry.size or 0
+            self.unsized += task.entry.size is None
+
+
+class Cut:
+    """A Lister that is left after some pages, as by who has enough."""
+
+    def __init__(self, whole: Lister, after: int) -> None:
+        self.source, self.root, self.terms = whole.source, whole.root, whole.terms
+        self._whole, self._after = whole, after
+
+    def list(self, place: Place) -> Iterator[Page]:
+        """See Lister."""
+        given = self._whole.list(place)
+        for _ in range(self._after):
+            yield next(given)
+        given.close()  # type: ignore[attr-defined]
+        raise BadResponseError("enough")

@@ -24,11 +24,11 @@ from fastxfer.dataset.exports import manifest_lines, sha256sums_lines
 from fastxfer.dataset.filters import Filters
 from fastxfer.dataset.ledger import Done, Ledger, Page
 from fastxfer.dataset.ledger_file import NAME
-from fastxfer.dataset.planning import Deletion, Here, Tally, deletions, tasks
+from fastxfer.dataset.planning import Deletion, Here, deletions, tasks
 from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyError
 from fastxfer.inputs.entry import Fault
 from fastxfer.names import check_collisions, folded
-from tests.dataset.sets import SOURCE, entry, fetched, listed
+from tests.dataset.sets import SOURCE, Tally, entry, fetched, listed
 
 SUM = (("sha256", "a" * 64),)
 

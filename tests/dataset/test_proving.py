@@ -24,14 +24,14 @@ from fastxfer.dataset.compare import By, Verdict
 from fastxfer.dataset.exports import manifest_lines, sha256sums_lines
 from fastxfer.dataset.ledger import Ledger
 from fastxfer.dataset.ledger_file import NAME
-from fastxfer.dataset.planning import Here, Tally, deletions, tasks
+from fastxfer.dataset.planning import Here, deletions, tasks
 from fastxfer.dataset.proving import ALGORITHMS, NAMED, prove
 from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyError
 from fastxfer.inputs.manifest import rows
 from fastxfer.options import DIGEST_HEX_LENGTHS
 from fastxfer.progress.snapshot import Progress
 from fastxfer.results import SetVerifyResult
-from tests.dataset.sets import SOURCE, entry, flip, listed, mirrored
+from tests.dataset.sets import SOURCE, Tally, entry, flip, listed, mirrored
 
 MIB = 1024**2
 FILES = {

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pytest
 
 from fastxfer.dataset.entries import Entry
 from fastxfer.dataset.indexes import IndexLister
-from fastxfer.dataset.ledger import Ledger, Page, Place
+from fastxfer.dataset.ledger import Ledger, Place
 from fastxfer.dataset.listing import Lister, walk
 from fastxfer.dataset.manifests import ManifestLister
 from fastxfer.dataset.remote_manifests import RemoteManifestLister
@@ -29,7 +28,6 @@ from fastxfer.dataset.sources import lister_for
 from fastxfer.dataset.store_listing import StoreLister
 from fastxfer.errors import (
     AuthError,
-    BadResponseError,
     InterruptedTransferError,
     NotFoundError,
     OptionError,
@@ -37,6 +35,7 @@ from fastxfer.errors import (
     StorageError,
 )
 from fastxfer.mirroring import begin_mirror
+from tests.dataset.sets import Cut
 from tests.servers.nginx import Nginx
 from tests.servers.oss_facade import OssFacade
 from tests.servers.raw import Connection, RawServer, Request
@@ -217,21 +216,6 @@ def test_a_manifest_in_a_store_has_its_files_beside_it(
     assert (entry.path, entry.url) == ("d/a b", url(store, "dir/d/a b"))
     (alone,) = read(lister_for(url(store, "dir/SHA256SUMS"), known(store)))
     assert alone.path == "SHA256SUMS"
-
-
-class Cut:
-    """A Lister that fails after some pages."""
-
-    def __init__(self, whole: Lister, after: int) -> None:
-        self.source, self.root, self.terms = whole.source, whole.root, whole.terms
-        self._whole, self._after = whole, after
-
-    def list(self, place: Place) -> Iterator[Page]:
-        """See Lister."""
-        given = self._whole.list(place)
-        for _ in range(self._after):
-            yield next(given)
-        raise BadResponseError("enough")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
