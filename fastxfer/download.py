@@ -305,6 +305,7 @@ class Download:
             retries=options.retries,
             wait_for_network=options.wait_for_network,
             races=not any(options.rates),
+            renews=not any(options.rates) and not self._mirrors.several,
         )
 
     def _feed(self, event: plan.Event) -> None:

@@ -176,6 +176,19 @@ def test_a_slow_connection_loses_most_of_its_run(tmp_path: Path, nginx: Nginx, o
     assert 0 <= result.transferred - result.size <= WASTE_BYTES
 
 
+def test_a_connection_far_slower_than_the_others_is_exchanged(
+    tmp_path: Path, nginx: Nginx, objects: Objects
+) -> None:
+    """The bytes come sooner than the connections of the beginning could have brought them."""
+    made = objects.make(64 * MIB, name="exchanged.bin")
+    rate, slow = 2e6, 1e5
+    with Shaped(nginx.ports["http"], rate=rate, slow=(3,), slow_rate=slow) as shaped:
+        result = fetch(shaped.url("exchanged.bin"), tmp_path / "out", 8, checksum=f"sha256:{made.sha256}")
+    assert result.elapsed < made.size / (7 * rate + slow)
+    assert result.retries == 0, "it is no failure"
+    assert 0 <= result.transferred - result.size <= WASTE_BYTES
+
+
 def test_streams_share_a_connection_and_are_cut_without_losing_it(
     tmp_path: Path, own_nginx: Nginx, objects: Objects
 ) -> None:

@@ -15,7 +15,9 @@ No run outlasts the others for long (tail.py has the arithmetic, docs/scheduler.
 - a slot that finds no gap takes the end of the run that would take longest, if that pays;
 - when there is nothing to take it *races* the piece that would take longest: what the second request brings
   is kept aside. Done first, or further when the raced run breaks, it is *adopted*: the run is the racer's
-  from the byte that the other one reached. Behind it is aborted.
+  from the byte that the other one reached. Behind it is aborted;
+- a connection that is far slower than the others is given up for a new one, at the byte that it reached
+  (renewal.py).
 
 How many requests are out at all: growth.py, and no more than there is `Room` for beside other transfers.
 
@@ -38,7 +40,7 @@ from fastxfer.errors import (
     Retry,
     TooSlowError,
 )
-from fastxfer.plan import ranges, tail
+from fastxfer.plan import ranges, renewal, tail
 from fastxfer.plan.growth import Growth
 from fastxfer.plan.moves import (
     Abort,
@@ -122,6 +124,7 @@ class _Run:
     aborted: bool = False  # its end was asked for and says nothing about the server
     shrunk: bool = False
     adopted: bool = False  # it was a race before: its times say nothing about the slot
+    renewed: bool = False  # it was ended for a new connection: its rate says nothing about that
     pos: int = 0  # how far it was seen to have come; `start` or less before the first byte
     seen_at: float | None = None  # when it was first seen to bring bytes
     meter: RateMeter = field(default_factory=lambda: RateMeter(RATE_S))
@@ -147,17 +150,27 @@ class _Slot:
     failures: int = 0  # in a row on this slot: how long it rests
     strikes: int = 0  # in a row while nothing moved anywhere: when the transfer gives up
     rate: float = 0.0
+    since: float | None = None  # when the first bytes came over its connection, as far as that is known
+    renewals: int = 0
+    renew_from: float = -math.inf
 
 
 class Scheduler:
     """The plan of one transfer. Not thread-safe; `now` never goes backwards, in seconds from any origin.
 
     Without `races` no byte is asked for twice: where the rate is limited on our side a second request brings
-    nothing sooner.
+    nothing sooner. Without `renews` no connection is given up for a new one: neither there, nor where slots
+    go to different servers, of which one may be slow.
     """
 
     def __init__(
-        self, *, connections: int, retries: int, wait_for_network: float = 0.0, races: bool = True
+        self,
+        *,
+        connections: int,
+        retries: int,
+        wait_for_network: float = 0.0,
+        races: bool = True,
+        renews: bool = True,
     ) -> None:
         self._connections = connections
         self._retries = retries
@@ -181,6 +194,7 @@ class Scheduler:
         self._nearest_s = math.inf  # and the least that it took
         self._multiplexed = False
         self._may_race = races
+        self._may_renew = renews
         self._waste_limit = WASTE_BYTES
         self._room = connections  # how many requests may be out beside those of other transfers
         self._share = connections  # how many may be in the end, as far as is known: runs are cut for so many
@@ -289,6 +303,7 @@ class Scheduler:
             if run is not None and self._mode == "ranged" and pos > run.start:
                 if run.seen_at is None:
                     run.seen_at = now
+                    self._slots[slot].since = self._slots[slot].since or now
                 run.pos = pos
                 run.meter.update(pos, now)
             elif race is not None:
@@ -351,7 +366,11 @@ class Scheduler:
             if not isinstance(event.error, TooSlowError):  # a trickle is no progress
                 self._progressed(slot, now)
             took_s = max(now - run.began - (event.waited_s or 0.0), LEAST_S)
-            if not run.adopted and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S):
+            if (
+                not run.adopted
+                and not run.renewed
+                and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S)
+            ):
                 recent = self._watched_s(run, now) >= RATE_S
                 rate = run.meter.rate if recent else (event.pos - run.start) / took_s
                 slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
@@ -457,7 +476,7 @@ class Scheduler:
         for slot, race in list(self._races.items()):
             if not race.lost and not race.done and self._runs[race.of].pos >= race.stop:
                 commands += self._lose(slot)
-        return [*commands, *self._trims(now)] if trims else commands
+        return [*commands, *self._renewals(now), *self._trims(now)] if trims else commands
 
     def _grow(self, now: float) -> None:
         self._growth.step(
@@ -466,6 +485,33 @@ class Scheduler:
             full=bool(self._gaps) and self._room >= self._growth.level,
             flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
         )
+
+    def _renewals(self, now: float) -> list[Command]:
+        """Ends the requests of connections that are worth new ones; what they did not fetch goes on there."""
+        if self._multiplexed or not self._may_renew:
+            return []
+        judged_s = max(renewal.JUDGED_S, renewal.WAITS * self._answer_s)
+        pieces = self._pieces(now)
+        judged = {
+            piece.slot: piece.rate
+            for piece in pieces
+            if self._runs[piece.slot].seen_at is not None
+            and now - (self._slots[piece.slot].since or now) >= judged_s
+        }
+        known = {slot: self._slots[slot].rate for slot in self._runs if self._slots[slot].rate}
+        left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
+        raced = {race.of for race in self._races.values()}
+        commands: list[Command] = []
+        for index in renewal.slow_ones(judged, known | judged, left, self._answer_s):
+            slot, run = self._slots[index], self._runs[index]
+            if index in raced or slot.renewals >= renewal.MOST or now < slot.renew_from:
+                continue
+            slot.renewals += 1
+            slot.renew_from = now + renewal.AGAIN_S
+            slot.rate, slot.since = 0.0, None
+            run.aborted = run.renewed = True
+            commands.append(Abort(index))
+        return commands
 
     def _trims(self, now: float) -> list[Command]:
         """Takes the ends of runs that would go on long after all else is in place."""

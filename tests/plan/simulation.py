@@ -1,9 +1,10 @@
 """The scheduler against a model of a network: what each transfer takes, and what it may never do.
 
 A `Network` gives every connection a rate of its own, all of them a shared bottleneck and a round trip; they
-may stall, crawl or die, and a new connection costs another round trip. The rates change only at the events of
-the model, so the bytes are exact. Every step goes through `Watched`, which checks the invariants; when
-something does not hold the error shows the object as a picture, a character a cell.
+may stall, crawl or die, and a new connection costs another round trip, and may have another rate. The rates
+change only at the events of the model, so the bytes are exact. Every step goes through `Watched`,
+which checks the invariants; when something does not hold the error shows the object as a picture, a character
+a cell.
 
 `fixed_split` is how long the same network takes to fetch the object cut into equal parts beforehand, one a
 connection, which is how curl's users and aria2 without `split` smaller than its pieces do it.
@@ -12,6 +13,7 @@ connection, which is how curl's users and aria2 without `split` smaller than its
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fastxfer.errors import FastxferError, NetworkError, TransferTimeoutError
@@ -53,6 +55,7 @@ class Network:
     deaths: tuple[tuple[float, int], ...] = ()  # at this time the slot's connection breaks
     rooms: tuple[tuple[float, int], ...] = ()  # from this time on there is room for so many
     changes: tuple[tuple[float, int, float], ...] = ()  # from this time on the slot has this rate
+    fresh: float | None = None  # a slot's second connection, and those after it, have this rate
     burst: int = 0  # so many bytes of each request come at ten times the rate, as with nginx's limit_rate
     multiplexed: bool = False
 
@@ -93,6 +96,7 @@ class Model:
 
     network: Network
     races: bool = True
+    renews: bool = True
     now: float = 0.0
     out: dict[int, Request] = field(default_factory=dict)
     done: dict[int, Request] = field(default_factory=dict)  # racers that have all at hand
@@ -100,6 +104,7 @@ class Model:
     events: list[Event] = field(default_factory=list)
     received: float = 0.0
     requests: int = 0
+    connected: Counter[int] = field(default_factory=Counter)  # connections, by slot
     most_out: int = 0
     spans: list[tuple[int, float, float, int, int]] = field(default_factory=list)
     opened: bool = False
@@ -109,7 +114,9 @@ class Model:
         network = self.network
         self.rates = {s: network.rates[s % len(network.rates)] for s in range(network.connections)}
         self.chunk = chunk_size_for(network.size)
-        scheduler = Scheduler(connections=network.connections, retries=50, races=self.races)
+        scheduler = Scheduler(
+            connections=network.connections, retries=50, races=self.races, renews=self.renews
+        )
         self.plan = Watched(scheduler, network.size, self.chunk, network.connections)
         self.script: list[tuple[float, str, int, float]] = sorted(
             [(at, "stall", slot, 0.0) for at, slot in network.stalls]
@@ -276,6 +283,9 @@ class Model:
         self.requests += 1
         self.done.pop(slot, None)
         waits = self.network.rtt_s * (1 if slot in self.kept else 2)
+        self.connected[slot] += slot not in self.kept
+        if self.connected[slot] > 1 and self.network.fresh is not None:
+            self.rates[slot] = self.network.fresh
         self.out[slot] = Request(
             slot,
             start,
@@ -338,6 +348,7 @@ def networks(count: int, seed: int) -> list[Network]:
                 if rng.random() < 0.1
                 else (),
                 burst=rng.choice([0, 0, 0, int(base)]),
+                fresh=rng.choice([None, base]) if kind in (1, 2, 6) else None,
                 multiplexed=rng.random() < 0.2,
             )
         )

@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 from fastxfer.plan.growth import QUICK, WINDOW_S
+from fastxfer.plan.renewal import MOST
 from fastxfer.plan.scheduler import WASTE_BYTES, WASTE_SHARE
 from tests.plan.simulation import MIB, STALL_S, TICK_S, Model, Network, fixed_split, networks
 
@@ -40,6 +41,30 @@ def test_a_connection_at_a_twentieth_of_the_rate_costs_a_tenth_at_most() -> None
     network = dataclasses.replace(PLAIN, rates=(MBPS, *(20 * MBPS for _ in range(15))))
     assert Model(network).run().now <= 1.1 * network.ideal_s
     assert fixed_split(network) > 10 * network.ideal_s
+
+
+def test_a_connection_far_slower_than_the_others_is_exchanged_for_a_new_one() -> None:
+    network = dataclasses.replace(PLAIN, rates=(MBPS, *(20 * MBPS for _ in range(15))), fresh=20 * MBPS)
+    model = Model(network).run()
+    assert model.now <= 1.02 * Model(PLAIN).run().now, "as if none had been slow, but for the time to see it"
+    assert model.wasted == 0
+
+
+def test_slow_connections_are_exchanged_twice_and_then_left_alone() -> None:
+    network = dataclasses.replace(PLAIN, size=8 << 30, rates=(MBPS, *(20 * MBPS for _ in range(15))))
+    before = Model(network, renews=False).run()
+    model = Model(network).run()
+    assert model.connected[0] <= before.connected[0] + MOST
+    assert model.now <= 1.01 * before.now
+
+
+@pytest.mark.parametrize("rates", [(1.0, 10.0, 10.0), (3.0, *(10.0,) * 15), (10.0,) * 16])
+def test_few_connections_or_alike_ones_are_kept(rates: tuple[float, ...]) -> None:
+    network = dataclasses.replace(
+        PLAIN, connections=len(rates), rates=tuple(rate * MBPS for rate in rates), fresh=100 * MBPS
+    )
+    both = [Model(network, renews=renews).run() for renews in (True, False)]
+    assert both[0].connected == both[1].connected and both[0].now == both[1].now
 
 
 @pytest.mark.parametrize("burst", [0, int(20 * MBPS)])
