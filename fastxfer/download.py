@@ -47,7 +47,7 @@ from fastxfer.latch import Latch
 from fastxfer.mirrors import WORTHWHILE_BYTES, Mirrors
 from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
-from fastxfer.plan.ahead import connections_ahead
+from fastxfer.plan.ahead import LATE_S, connections_ahead
 from fastxfer.plan.ranges import Span, length
 from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.response import (
@@ -399,6 +399,13 @@ class Download:
         request = request_for(lane.source, lane.asked, if_range, lane.version)
         self._engine.submit(lane.exchange, request, self)
         lane.out = True
+        if lane.exchange.ahead:
+            sent_at = lane.sent_at
+            self._engine.call_later(LATE_S, lambda: self.guarded(lambda: self._look_if_late(lane, sent_at)))
+
+    def _look_if_late(self, lane: Lane, sent_at: float) -> None:
+        if lane.out and lane.sent_at == sent_at:
+            lane.exchange.is_late(LATE_S)
 
     def _connections_ahead(self, lane: Lane) -> int:
         """Returns how many connections to make while a request is on its way: of the one whose answer all

@@ -48,16 +48,19 @@ class Ahead:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def make(self, fd: int, count: int, owner: object) -> bool:
-        """Begins to make `count` connections like the one behind a descriptor, if its server is far."""
+    def make(self, fd: int, count: int, owner: object, late_s: float = 0.0) -> bool:
+        """Begins to make `count` connections like the one behind a descriptor, if its server is far; the
+        answer on it is awaited for `late_s` seconds already.
+        """
         try:
             with socket.socket(fileno=os.dup(fd)) as first:
                 family, kind, protocol = first.family, first.type, first.proto
                 where, round_trip_s = first.getpeername(), _round_trip_s(first)
         except (OSError, ValueError):
             return False
-        if kind != socket.SOCK_STREAM or not ahead.is_far(round_trip_s):
+        if kind != socket.SOCK_STREAM or not ahead.is_far(round_trip_s, late_s):
             return False
+        round_trip_s = max(round_trip_s, late_s)
         address, now = _address(family, where), time.monotonic()
         if address in self._batches or now - self._useless.get(address, -ahead.USELESS_S) < ahead.USELESS_S:
             return False

@@ -169,7 +169,9 @@ class Exchange:
         """Who wants ordinary heads as size, ETag and Last-Modified: returns False for one that the listener
         is to get all the same. Runs inside libcurl.
         """
-        self._taken: socket.socket | None = None
+        self._given: socket.socket | None = None  # to libcurl, which has a copy
+        self._connected_ahead = False
+        self._new = -1  # the descriptor of the connection that was made for the request
         self._opened: list[int] = []
         self.kept = KeptCheck(self._connected, self._opened)
         """Its `sockets` are the engine's: which descriptor each of our connections had."""
@@ -235,8 +237,8 @@ class Exchange:
         self.head = None
         self.refused = None
         self.unclean = False
-        self._taken = None
         self._opened.clear()
+        self._new = -1
         self._lines.open()
         self.tls = url.startswith("https:")
         self.kept.plain = not (self.tls or request.public_only)
@@ -305,25 +307,27 @@ class Exchange:
     def _open(self, _purpose: int, address: Any) -> Any:
         """Opens the socket to an address, or takes one that was connected ahead."""
         family, kind, protocol, where = address
-        self._taken = None
+        self._given, self._connected_ahead = None, False
         if self._public_only:
             if not is_public(where[0]):
                 self.refused = _private(where[0])
                 return pycurl.SOCKET_BAD
             self.refused = None
         if self.made_ahead and kind & ~_FLAGS == socket.SOCK_STREAM:
-            self._taken = self.made_ahead.take(family, where)
-            if self._taken is not None:
-                return self._taken
-        return socket.socket(family, kind, protocol)
+            self._given = self.made_ahead.take(family, where)
+            self._connected_ahead = self._given is not None
+        self._given = self._given or socket.socket(family, kind, protocol)
+        return self._given
 
     def _opens(self, fd: int, _purpose: int) -> int:
         self._opened.append(fd)
         os.set_inheritable(fd, False)  # pycurl's copy of what `_open` returned is
-        if self._taken is None:
+        if self._given is not None:
+            self._given.close()
+            self._given = None
+        if not self._connected_ahead:
             return 0
-        self._taken.close()  # libcurl has the copy
-        self._taken = None
+        self._connected_ahead = False
         connected: int = pycurl.SOCKOPT_ALREADY_CONNECTED
         return connected
 
@@ -334,8 +338,8 @@ class Exchange:
         if self._opened:
             for fd in self._opened:
                 if kept_connection(fd, local_address, local_port):
-                    self.kept.sockets[connection] = fd
-                    self._go_ahead(fd)
+                    self.kept.sockets[connection] = self._new = fd
+                    self._go_ahead()
             self._opened.clear()
         elif not self.tls:  # with TLS what waits may be a ticket, and nobody else's answer
             fd = self.kept.sockets.get(connection, -1)
@@ -345,10 +349,19 @@ class Exchange:
         stop: int = pycurl.PREREQFUNC_ABORT
         return stop if self.refused or self.unclean else go_on
 
-    def _go_ahead(self, fd: int) -> None:
-        """Has more connections made like this new one; before its request goes out, to be there in time."""
-        if self.ahead and self.made_ahead is not None and not self.multiplexed:
-            self.made_ahead.make(fd, self.ahead, self)
+    def _go_ahead(self, late_s: float = 0.0) -> None:
+        """Has more connections made like its new one: before its request goes out, to be there in time, or
+        when the answer is late.
+        """
+        if self._new >= 0 and self.ahead and self.made_ahead is not None and not self.multiplexed:
+            self.made_ahead.make(self._new, self.ahead, self, late_s)
+
+    def is_late(self, late_s: float) -> None:
+        """Its request was handed in `late_s` seconds ago: while nothing is answered, and where a connection
+        was made for it, more are made like that.
+        """
+        if self.head is None:
+            self._go_ahead(late_s)
 
     def _head(self, lines: list[bytes]) -> None:
         """Takes a whole head: of a 1xx, or of the answer."""

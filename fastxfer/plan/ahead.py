@@ -2,7 +2,8 @@
 
 To a server that is far a connection takes a round trip, and so does the first answer. Connections that are
 made while that answer is on its way are there when it has come. They carry nothing, so a server that has no
-use for them saw a few connections come and go, never a request.
+use for them saw a few connections come and go, never a request. A server is taken for far, too, where the
+answer is late: what took the connection may only stand before it (a tunnel, a forwarded port, a proxy).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from fastxfer.plan.growth import QUICK
 
 # From this round trip on a server is far: it is worth a few connections more, and no LAN has it.
 FAR_S = 0.05
+# An answer that has not begun after so long is late.
+LATE_S = 0.1
 MIN_SHARE_BYTES = 256 * 1024
 # A connection that waits for the first answer longer is closed: servers wait for requests 10 s and more.
 KEEP_S = 5.0
@@ -32,6 +35,8 @@ def connections_ahead(connections: int, room: int, missing: int | None) -> int:
     return max(0, most - 1)
 
 
-def is_far(round_trip_s: float) -> bool:
-    """Returns whether connections to a server are worth to be made ahead."""
-    return round_trip_s >= FAR_S
+def is_far(round_trip_s: float, late_s: float = 0.0) -> bool:
+    """Returns whether connections to a server are worth to be made ahead, of which the first has shown this
+    round trip and no answer for `late_s` seconds.
+    """
+    return round_trip_s >= FAR_S or late_s >= LATE_S

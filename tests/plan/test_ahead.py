@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastxfer.plan.ahead import FAR_S, connections_ahead, is_far
+from fastxfer.plan.ahead import FAR_S, LATE_S, connections_ahead, is_far
 from fastxfer.plan.growth import QUICK
 
 KIB = 1024
@@ -35,3 +35,7 @@ def test_no_more_connections_are_made_than_requests_may_follow(
 
 def test_a_server_is_far_from_fifty_milliseconds_on() -> None:
     assert [is_far(each) for each in (0.0, 0.001, 0.049, FAR_S, 0.2)] == [False, False, False, True, True]
+
+
+def test_a_server_whose_answer_is_late_is_far() -> None:
+    assert [is_far(0.001, late_s) for late_s in (0.0, 0.099, LATE_S, 1.0)] == [False, False, True, True]

@@ -10,8 +10,8 @@ It listens on a free port of 127.0.0.1, prints the port, and ends when its stand
 process of its own, so that what it costs is not counted with whoever it serves. `Shaped` starts one.
 
 What comes from upstream is read no faster than the connection's rate, paced every few milliseconds, so that
-no burst passes; it goes on half a round trip later. So does what the client sends, its first bytes a whole
-round trip later still, which is what a handshake takes.
+no burst passes; it goes on half a round trip later. So does what the client sends, but nothing before a whole
+round trip after the connection was taken, which is what a handshake with the far server takes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Pipe:
     delay_s: float
     buckets: tuple[Bucket, ...] = ()
     reset_after: int | None = None
-    extra_s: float = 0.0  # for the first bytes
+    open_at: float = 0.0  # nothing sets out before
     queue: deque[tuple[float, bytes]] = field(default_factory=deque)
     queued: int = 0
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
@@ -87,7 +87,7 @@ class Pipe:
             for bucket in self.buckets:
                 bucket.tokens -= len(data)
             self.queued += len(data)
-            self.queue.append((now + self.delay_s + self.extra_s, data))
+            self.queue.append((max(now, self.open_at) + self.delay_s, data))
             self.over = not data
 
     def write(self, now: float) -> bool:
@@ -157,7 +157,7 @@ class Proxy:
         self.pipes[upstream] = Pipe(
             upstream, client, half, (*own, *self.total), reset_after=options.reset_after
         )
-        self.pipes[client] = Pipe(client, upstream, half, extra_s=options.rtt)
+        self.pipes[client] = Pipe(client, upstream, half, open_at=now + options.rtt)
         for each in (client, upstream):
             self.selector.register(each, selectors.EVENT_READ, "pipe")
 
@@ -171,8 +171,6 @@ class Proxy:
             if not pipe.write(now):
                 self.close(pipe)
                 continue
-            if pipe.queue or pipe.rest:
-                pipe.extra_s = 0.0
             # Paced and full pipes are looked at in the next round, not at once.
             self.watch(source, wanted=not pipe.buckets and pipe.queued < QUEUE_BYTES and not pipe.over)
 
