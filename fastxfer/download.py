@@ -49,7 +49,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan import scheduler as plan
 from fastxfer.plan.ahead import LATE_S, connections_ahead
 from fastxfer.plan.ranges import Span, length
-from fastxfer.plan.rates import RateMeter
+from fastxfer.plan.rates import Load, RateMeter
 from fastxfer.plan.response import (
     Changed,
     Identity,
@@ -126,6 +126,7 @@ class Download:
             lambda: self.guarded(self._push),
         )
         self._scheduler = self._new_scheduler()
+        self._load = Load()  # of the engine's thread
         self._mode = "preparing"  # then probing, opening, ranged or single, settling, over
         self._pending: tuple[Exchange, FastxferError | None] | None = None
         self._ending: FastxferError | None = None
@@ -310,6 +311,8 @@ class Download:
 
     def _feed(self, event: plan.Event) -> None:
         now = time.monotonic()
+        self._load.update(self._engine.idle_s, now)
+        self._scheduler.busy = self._load.full
         if not self._mirrors.several:  # where there are, each request looks for room on its own
             self._scheduler.bound(self._room())
         for command in self._scheduler.handle(event, now, self._lanes.reached()):

@@ -109,6 +109,8 @@ class Engine:
         self._suspects: set[pycurl.Curl] = set()
         """Those that were out on shared connections when one of them stalled."""
         self._stopping = False
+        self.idle_s = 0.0
+        """How long it has waited for something to do, in all."""
         self._multis: dict[str, _Multi] = {}
         self._thread = threading.Thread(target=self._run, name="fastxfer-engine", daemon=True)
         self._thread.start()
@@ -208,7 +210,10 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping:
-            for fd, events in self._poll.poll(self._timeout()):
+            began = time.monotonic()
+            ready = self._poll.poll(self._timeout())
+            self.idle_s += time.monotonic() - began
+            for fd, events in ready:
                 multi = self._watched.get(fd)
                 if multi is not None:
                     multi.act(fd, events)

@@ -1,11 +1,13 @@
 """How many requests may be out, while the path shows what it can carry: a pure state machine.
 
 The first few go out at once and their number doubles every STEP_S, without waiting for an answer, up to
-QUICK: a judgement takes longer than that whole ramp. LARGE objects, which are not over before it, begin with
-QUICK. Over QUICK each doubling waits until the requests that
+QUICK: a judgement takes longer than that whole ramp. Over QUICK each doubling waits until the requests that
 are out have brought bytes for WINDOW_S, and is the last one when it raised the total rate by less than GAIN.
 That *plateau* is left again when the total rate falls, which is how a first burst ends, and from time
 to time for a try, which is taken back if it does not help.
+
+While what takes the bytes is `busy` all the time the level stays: more requests would bring it less for each
+turn, and nothing sooner.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 FIRST = 4
 QUICK = 16
 STEP_S = 0.01
-LARGE = QUICK * 4 * 1024**2
+# Who was busy is given no more before it was not for so long.
+BUSY_S = 0.1
 WINDOW_S = 0.2
 # The requests of a new level that have brought nothing after so long are not waited for.
 SETTLE_S = 2.0
@@ -32,41 +35,48 @@ class Growth:
         self.level = min(FIRST, ceiling)
         """How many requests may be out."""
         self._grown_at = 0.0
+        self._step_at = 0.0
+        self._busy = False
         self._window: tuple[float, int] | None = None
         self._before = 0.0  # the rate at the level before; 0 when it is not known
         self._plateau: tuple[float, float] | None = None  # since when, at which rate
         self._tried_from: int | None = None  # the plateau's level, while another one is tried
         self._again_s = AGAIN_S
 
-    def begin(self, now: float, missing: int) -> None:
-        """Starts at the first level for so many missing bytes."""
-        self.level = min(QUICK if missing >= LARGE else FIRST, self._ceiling)
-        self._grown_at, self._before = now, 0.0
+    def begin(self, now: float) -> None:
+        """Starts at the first level."""
+        self.level = min(FIRST, self._ceiling)
+        self._grown_at, self._step_at, self._before = now, now + STEP_S, 0.0
         self._window = self._plateau = None
 
     @property
     def soon(self) -> int:
         """The level that it has in a moment, without measuring."""
-        return max(self.level, min(QUICK, self._ceiling))
+        return self.level if self._busy else max(self.level, min(QUICK, self._ceiling))
 
     def next_wake(self) -> float | None:
         """Returns when the level rises without being asked, or None when only measuring raises it."""
-        return self._grown_at + STEP_S if self.level < min(QUICK, self._ceiling) else None
+        return self._step_at if self.level < min(QUICK, self._ceiling) else None
 
-    def step(self, now: float, moved: int, *, full: bool, flowing: bool) -> None:
+    def step(self, now: float, moved: int, *, full: bool, flowing: bool, busy: bool = False) -> None:
         """Raises the level if it is time. `moved` counts all bytes so far; `full` says that there is work
-        for more requests, `flowing` that each that is out brings bytes, or its slot did before.
+        for more requests, `flowing` that each that is out brings bytes, or its slot did before, `busy` that
+        who takes them could not take more.
         """
+        self._busy = busy
         if self.level < min(QUICK, self._ceiling):
-            if now >= self._grown_at + STEP_S:
+            if busy:
+                self._step_at = now + BUSY_S
+            elif now >= self._step_at:
                 self._grow(now)
             return
         if self.level < self._ceiling:
-            self._measure(now, moved, full, flowing)
+            self._measure(now, moved, full and not busy, flowing)
 
     def _grow(self, now: float) -> None:
         self.level = min(2 * self.level, self._ceiling)
-        self._grown_at, self._window, self._plateau = now, None, None
+        self._grown_at, self._step_at = now, now + STEP_S
+        self._window = self._plateau = None
 
     def _measure(self, now: float, moved: int, full: bool, flowing: bool) -> None:
         if not full:

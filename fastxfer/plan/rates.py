@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from fastxfer.plan.fairness import shares
 
 BURST_S = 0.1
+# A thread that waited for no more than this part of the last so many seconds has no time to spare.
+LOAD_S = 0.005
+SPARE = 0.25
 UNLIMITED = 1 << 62
 """Tokens of who may take what it likes."""
 
@@ -46,6 +49,25 @@ class RateMeter:
         self._weight = self._weight * keep + (1 - keep)
         self._last = (total, now)
         return self.rate
+
+
+class Load:
+    """Whether a thread has time to spare. `update(idle_s, now)` takes for how long it had nothing to do, in
+    all, and a time, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+        self.full = False
+        """It was at work for nearly all of the last LOAD_S, or a little more."""
+
+    def update(self, idle_s: float, now: float) -> None:
+        """See the class."""
+        if self._last is None:
+            self._last = idle_s, now
+        elif now - self._last[1] >= LOAD_S:
+            self.full = idle_s - self._last[0] <= SPARE * (now - self._last[1])
+            self._last = idle_s, now
 
 
 class TokenBucket:

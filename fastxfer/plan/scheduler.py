@@ -198,6 +198,8 @@ class Scheduler:
         self._waste_limit = WASTE_BYTES
         self._room = connections  # how many requests may be out beside those of other transfers
         self._share = connections  # how many may be in the end, as far as is known: runs are cut for so many
+        self.busy = False
+        """Whether who runs the requests has no time for more of them: the driver says so."""
         self.retries = 0
         """Requests that failed and were, or will be, asked for again."""
         self.last_error: FastxferError | None = None
@@ -315,7 +317,7 @@ class Scheduler:
         self._multiplexed = event.multiplexed
         self._waited(event.waited_s)
         self._gaps = list(event.missing)
-        self._growth.begin(now, sum(stop - start for start, stop in self._gaps))
+        self._growth.begin(now)
         end = max((stop for _, stop in event.missing), default=0)
         self._waste_limit = max(WASTE_BYTES, end // WASTE_SHARE) if self._may_race else 0
         for run in self._runs.values():
@@ -484,6 +486,7 @@ class Scheduler:
             self._moved + sum(run.pos - run.start for run in self._runs.values()),
             full=bool(self._gaps) and self._room >= self._growth.level,
             flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
+            busy=self.busy,
         )
 
     def _renewals(self, now: float) -> list[Command]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastxfer.plan.rates import BURST_S, UNLIMITED, Dealer, RateMeter, TokenBucket
+from fastxfer.plan.rates import BURST_S, UNLIMITED, Dealer, Load, RateMeter, TokenBucket
 
 
 def test_there_is_no_rate_before_the_second_update() -> None:
@@ -237,3 +237,19 @@ def test_no_rate_is_ever_exceeded(
     check(1, [n for n in everyone if n < 2])
     check(1, [n for n in everyone if n >= 2])
     check(2, list(everyone))
+
+
+def test_a_thread_that_hardly_waits_has_no_time_to_spare() -> None:
+    load = Load()
+    seen = []
+    for idle_s, now in (
+        (5.0, 10.0),
+        (5.0, 10.004),
+        (5.0, 10.005),
+        (5.003, 10.013),
+        (5.003, 10.113),
+        (5.1, 10.2),
+    ):
+        load.update(idle_s, now)
+        seen.append(load.full)
+    assert seen == [False, False, True, False, True, False]

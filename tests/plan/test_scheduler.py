@@ -25,7 +25,7 @@ from fastxfer.errors import (
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
-from fastxfer.plan.growth import LARGE, STEP_S
+from fastxfer.plan.growth import BUSY_S, STEP_S
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
     FAILURES_AMONG_OTHERS,
@@ -593,12 +593,21 @@ def test_no_more_is_asked_for_than_there_is_room() -> None:
     assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (8, None)
 
 
-@pytest.mark.parametrize(("missing", "at_once"), [(LARGE - 1, 4), (LARGE, 16)])
-def test_a_large_object_is_asked_for_over_many_connections_at_once(missing: int, at_once: int) -> None:
+def test_who_has_no_time_for_more_requests_gets_no_more() -> None:
     plan = watched(1000, 32)
     plan.handle(Begin())
-    plan.handle(Opened([(0, missing)], plan.chunk))
-    assert len(plan.runs) == at_once
+    plan.handle(Opened([(0, plan.size)], plan.chunk))
+    plan.scheduler.busy = True
+    for _ in range(3):
+        plan.handle(Tick(), plan.now + STEP_S)
+        assert len(plan.runs) == plan.scheduler.wanted() == 4
+    plan.scheduler.busy = False
+    plan.handle(Tick(), plan.now + BUSY_S / 2)
+    assert len(plan.runs) == 4, "not at once"
+    plan.handle(Tick(), plan.scheduler.next_wake())
+    assert len(plan.runs) == 8
+    plan.handle(Tick(), plan.now + STEP_S)
+    assert len(plan.runs) == 16
 
 
 def test_shares_are_of_the_room_where_it_is_less_than_the_connections() -> None:
