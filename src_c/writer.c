@@ -90,13 +90,14 @@ static int put_mapped(fx_writer *writer, const unsigned char *slice, size_t leng
 
 static int put_buffered(fx_writer *writer, const unsigned char *slice, size_t length) {
     while (length) {
-        const size_t n = (size_t)least(length, writer->capacity - writer->filled);
+        /* To the next multiple of the capacity: after a run that began elsewhere, or a spill, whole pages are written again. */
+        const size_t n = (size_t)least(length, writer->capacity - (size_t)(writer->pos % writer->capacity));
         writer->crc = fx_crc64nvme_copy(writer->crc, writer->buffer + writer->filled, slice, n);
         writer->filled += n;
         writer->pos += n;
         slice += n;
         length -= n;
-        if (writer->filled == writer->capacity) {
+        if (writer->pos % writer->capacity == 0) {
             int error = write_buffer(writer);
             if (error)
                 return error;
@@ -134,6 +135,12 @@ int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, 
             error = finish_chunk(writer);
         writer->failed = error;
     }
+    return writer->failed;
+}
+
+int fx_writer_spill(fx_writer *writer) {
+    if (!writer->failed && writer->filled)
+        writer->failed = write_buffer(writer);
     return writer->failed;
 }
 

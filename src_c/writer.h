@@ -6,7 +6,8 @@
  *   mapped    `map` is the shared mapping of the whole part file; pages are populated a window ahead and given back behind. When that turns
  *            out to be costly on this machine, or somebody else's handler of SIGBUS stands before the guard's, and there is a buffer, the
  *            writer goes on buffered from the next window: both sinks are of one file, so they mix.
- *   buffered  `map` is NULL; bytes gather in `buffer` and go out by pwrite(2). A chunk's bit is set after its bytes are written.
+ *   buffered  `map` is NULL; bytes gather in `buffer` and go out by pwrite(2), up to each multiple of its capacity. A chunk's bit is set
+ *            after its bytes are written.
  * Without a ledger (`ledger` NULL: the object's size is unknown) only the buffered sink works, and `crc` is that of all bytes.
  *
  * A page of the mapping that cannot be brought in is an error (guard.h): `pos` and `crc` stay where they were before the slice, and its
@@ -63,6 +64,10 @@ void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t cr
  * whose file was truncated EFAULT, of one whose file system is full ENOSPC, of one whose disk failed EIO. After an error a run takes no
  * more, and every call returns the same. */
 int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken);
+
+/* Writes what is buffered, so that `pos` and `crc` describe what is in the file, and the run goes on. Returns 0 or an errno value; after an
+ * error the run takes no more, as after one of `fx_writer_put`. */
+int fx_writer_spill(fx_writer *writer);
 
 /* Writes what is buffered and gives the run's pages back; `pos` and `crc` then describe exactly what is in the file.
  * Returns 0 or an errno value. */

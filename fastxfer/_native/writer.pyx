@@ -48,6 +48,7 @@ cdef extern from "writer.h" nogil:
 
     void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t crc)
     int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken)
+    int fx_writer_spill(fx_writer *writer)
     int fx_writer_flush(fx_writer *writer)
 
 
@@ -363,8 +364,12 @@ cdef class Writer:
         self.c.stop = stop
 
     def mark(self):
-        """Returns (pos, crc) of a run in a mapping, both of the same moment, or None when there is none: for another thread's snapshot."""
-        if self.mode != WRITING or self.c.map == NULL:
+        """Returns (pos, crc) of a run in chunks, all bytes of which before `pos` are in the file, or None when there is none: for another
+        thread's snapshot. What is buffered is written; if that fails, the run fails at its next byte or end, and there is no mark.
+        """
+        if self.mode != WRITING or self.ledger is None:
+            return None
+        if self.c.map == NULL and fx_writer_spill(&self.c):
             return None
         return self.c.pos, self.c.crc
 

@@ -37,8 +37,6 @@ def test_the_writer_goes_over_to_its_buffer(
     step = 16384 - 7
     for start in range(0, SIZE - step, step):
         assert writer(data[start : start + step]) is None
-    # A mapped run can tell a mark at any moment, a buffered one cannot.
-    assert (writer.mark() is None) == buffered
     assert writer(data[(SIZE - 1) // step * step :]) is None
     assert writer.end() == (SIZE, 0)
     assert mapping.costly == costly

@@ -350,17 +350,62 @@ def test_the_count_of_received_bytes_goes_on_over_runs(sink: Sink) -> None:
     assert sink.writer.received == 140_000
 
 
-# ---- the mapped sink ----
+# ---- marks ----
 
 
-def test_a_mark_is_of_the_mapped_sink_in_a_run_only(sink: Sink) -> None:
+def test_a_mark_is_of_a_run_whose_bytes_are_in_the_file(sink: Sink) -> None:
     assert sink.writer.mark() is None
     sink.writer.begin(70_000, 1_000_000)
     sink.writer(DATA[:1234])
-    mark = sink.writer.mark()
-    assert mark == ((71_234, crc64nvme(DATA[:1234])) if sink.kind == "mmap" else None)
+    assert sink.writer.mark() == (71_234, crc64nvme(DATA[:1234]))
+    assert os.pread(sink.fd, 1234, 70_000) == DATA[:1234]
     sink.writer.end()
     assert sink.writer.mark() is None
+
+
+def test_marks_on_the_way_change_no_byte_and_no_checksum(sink: Sink) -> None:
+    data = DATA[:1_000_000]
+    sink.writer.begin(0, 1_000_000)
+    for number, start in enumerate(range(0, 1_000_000, 777)):
+        assert sink.writer(data[start : start + 777]) is None
+        if number % 3 == 0:
+            at = min(start + 777, 1_000_000)
+            assert at == 1_000_000 or sink.writer.mark() == (at, crc64nvme(data[at - at % 70_000 : at]))
+            assert sink.content()[:at] == data[:at]
+    assert sink.writer.end() == (1_000_000, 0)
+    assert sink.ledger.complete
+    assert_holds(sink, data)
+
+
+def test_a_stream_has_no_marks_since_it_has_no_chunks(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb+") as file:
+        writer = Writer()
+        writer.use_file(None, file.fileno(), 4096)
+        writer.begin(0, 2**62)
+        writer(DATA[:1234])
+        assert writer.mark() is None
+        assert writer.end() == (1234, crc64nvme(DATA[:1234]))
+
+
+def test_what_cannot_be_written_gives_no_mark_and_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    ledger, writer = ChunkLedger(100_000, 10_000), Writer()
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    writer.use_file(ledger, fd, 4096)
+    writer.begin(0, 100_000)
+    assert writer(DATA[:1234]) is None
+    assert writer.mark() is None
+    assert writer(DATA[1234:2000]) == 0
+    assert writer.error == errno.EBADF
+    assert writer.mark() is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        writer.end()
+    assert ledger.done == 0
+    os.close(fd)
+
+
+# ---- the mapped sink ----
+
 
 
 def test_a_mapping_of_another_size_is_refused(tmp_path: Path) -> None:
