@@ -51,7 +51,7 @@ from tests.servers.objects import make_object
 BLOCK = 256 * 1024
 DEADLINE_S = 600.0
 PLAIN = "plain pwrite + fdatasync"
-SINKS = ("auto", "mmap", "pwrite")
+SINKS = ("auto", "mmap")  # auto is pwrite
 CASES = [PLAIN, *(f"{durability} {sink}" for sink in SINKS for durability in ("none", "periodic"))]
 COLUMNS = ("process", "disk thread", "syncs", "own", "kernel threads", "together", "dirtied", "wall s")
 

@@ -20,7 +20,7 @@
  *   before, as the kernel would have called it; where there was none, the process dies of it. The handler is installed when the first
  *   mapping comes to life and taken back with the last one, if it is still in front. A handler that is installed later and calls ours,
  *   or puts ours back and raises the signal again (Python's faulthandler), works. One that is in front of ours is never replaced:
- *   nobody can tell whether it passes signals on, so `fx_guard_in_front` lets a writer with a buffer keep out of the mapping.
+ *   nobody can tell whether it passes signals on, and one that does not gets the fault of a copy again and again.
  *
  * All functions may be called by any thread, with or without the interpreter's lock. A forked child keeps the guard.
  */

@@ -106,28 +106,6 @@ int fx_reserve(int fd, uint64_t size) {
     return 0;
 }
 
-int fx_prefers_map(int fd) {
-    struct statfs info;
-    if (fstatfs(fd, &info) != 0)
-        return 0;
-    switch ((unsigned long)info.f_type & 0xffffffffUL) {
-    case 0x6969:     /* NFS */
-    case 0x517b:     /* SMB */
-    case 0xff534d42: /* CIFS */
-    case 0xfe534d42: /* SMB2 */
-    case 0x65735546: /* FUSE */
-    case 0x01021997: /* 9P */
-    case 0x00c36400: /* Ceph */
-    case 0x5346414f: /* AFS */
-    case 0x0bd00bd0: /* Lustre */
-    case 0x47504653: /* GPFS */
-    case 0x01021994: /* tmpfs */
-        return 0;
-    default:
-        return 1;
-    }
-}
-
 int64_t fx_birth_ns(int fd) {
 #ifdef STATX_BTIME
     struct statx info;

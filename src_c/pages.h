@@ -36,11 +36,6 @@ int fx_start_writeback(int fd, uint64_t start, uint64_t length);
  * cannot reserve, or another errno value. */
 int fx_reserve(int fd, uint64_t size);
 
-/* Returns 1 when a shared mapping of the file is safe and fast, as on a disk's file system; 0 for NFS, SMB, FUSE, 9P, Ceph and the like, where
- * pages come and go over a network, and for tmpfs, whose pages are faulted in one by one by default (a GiB costs 0.36 s of CPU
- * through a mapping and 0.12 s through pwrite). statfs(2) has the numbers. */
-int fx_prefers_map(int fd);
-
 /* Returns when the file was made, in nanoseconds since the epoch (statx(2), Linux 4.11), or 0 where the file system does not say. With the
  * inode's number it tells a file from a later one that got the number again. */
 int64_t fx_birth_ns(int fd);

@@ -1,7 +1,6 @@
 #include "writer.h"
 
 #include <errno.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "crc64.h"
@@ -39,25 +38,13 @@ static int write_buffer(fx_writer *writer) {
     return 0;
 }
 
-static uint64_t cpu_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* Brings the pages up to `ahead` in, and counts what it cost. */
+/* Brings the pages up to `ahead` in. */
 static int bring_in(fx_writer *writer, uint64_t ahead) {
-    fx_map_cost *cost = writer->cost;
-    const uint64_t began = cpu_ns();
     int error = fx_pages_populate(writer->map, writer->populated, ahead);
     if (error == EFAULT || error == EHWPOISON)
         return fx_page_error(writer->fd, writer->populated, ahead);
     if (error)
         return error;
-    cost->ns += cpu_ns() - began;
-    cost->bytes += ahead - writer->populated;
-    if (cost->limit_ns && cost->bytes >= FX_COST_BYTES && cost->ns / (cost->bytes >> 20) > cost->limit_ns)
-        cost->costly = 1;
     writer->populated = ahead;
     return 0;
 }
@@ -68,12 +55,6 @@ static int next_window(fx_writer *writer, uint64_t end) {
     if (error)
         return error;
     writer->released = writer->pos;
-    if (writer->buffer && (writer->cost->costly || !fx_guard_in_front())) {
-        error = fx_pages_release(writer->map, writer->pos, writer->populated);
-        writer->map = NULL;
-        writer->filled = 0;
-        return error;
-    }
     return bring_in(writer, least((end + FX_WINDOW_BYTES - 1) / FX_WINDOW_BYTES * FX_WINDOW_BYTES,
                                   writer->stop > end ? writer->stop : end));
 }

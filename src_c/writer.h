@@ -3,9 +3,7 @@
  * A run is a stretch [pos, stop) of the object for one request. The writer takes slices of body in order and for each: checks the
  * bounds, copies and extends the CRC-64/NVME of the chunk in one pass, and when a chunk is whole stores its CRC and sets its bit.
  * Two sinks:
- *   mapped    `map` is the shared mapping of the whole part file; pages are populated a window ahead and given back behind. When that turns
- *            out to be costly on this machine, or somebody else's handler of SIGBUS stands before the guard's, and there is a buffer, the
- *            writer goes on buffered from the next window: both sinks are of one file, so they mix.
+ *   mapped    `map` is the shared mapping of the whole part file; pages are populated a window ahead and given back behind.
  *   buffered  `map` is NULL; bytes gather in `buffer` and go out by pwrite(2), up to each multiple of its capacity. A chunk's bit is set
  *            after its bytes are written.
  * Without a ledger (`ledger` NULL: the object's size is unknown) only the buffered sink works, and `crc` is that of all bytes.
@@ -24,18 +22,6 @@
 
 #include "bitmap.h"
 
-/* What bringing pages of one mapping in has cost so far, shared by its writers. `limit_ns` is the most CPU time that a MiB may take on average,
- * 0 for no limit; `costly` is set once it took more. */
-typedef struct fx_map_cost {
-    uint64_t limit_ns;
-    uint64_t bytes;
-    uint64_t ns;
-    int costly;
-} fx_map_cost;
-
-/* No judgement before so many bytes were brought in. */
-#define FX_COST_BYTES ((uint64_t)4 << 20)
-
 /* Pages are populated and released in aligned windows of this many bytes: a huge page of x86-64 and of arm64 with 4 KiB pages, so that
  * a file system with large folios brings one in with a single fault. */
 #define FX_WINDOW_BYTES ((uint64_t)2 << 20)
@@ -43,7 +29,6 @@ typedef struct fx_map_cost {
 typedef struct fx_writer {
     fx_ledger *ledger;     /* NULL when the size is unknown */
     unsigned char *map;    /* the mapped sink, or NULL */
-    fx_map_cost *cost;     /* of the mapping; not NULL when `map` is not */
     unsigned char *buffer; /* the buffered sink's memory, `capacity` bytes, or NULL */
     size_t capacity;
     size_t filled; /* bytes in the buffer that are not in the file yet; they end at `pos` */

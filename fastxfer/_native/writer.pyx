@@ -20,7 +20,6 @@ import os
 cdef extern from "pages.h" nogil:
     int fx_start_writeback(int fd, uint64_t start, uint64_t length)
     int fx_reserve(int fd, uint64_t size)
-    int fx_prefers_map(int fd)
     int64_t fx_birth_ns(int fd)
     int fx_file_system(int fd, uint32_t *number)
     unsigned char *fx_map(int fd, uint64_t size)
@@ -28,16 +27,9 @@ cdef extern from "pages.h" nogil:
 
 
 cdef extern from "writer.h" nogil:
-    ctypedef struct fx_map_cost:
-        uint64_t limit_ns
-        uint64_t bytes
-        uint64_t ns
-        int costly
-
     ctypedef struct fx_writer:
         fx_ledger *ledger
         unsigned char *map
-        fx_map_cost *cost
         unsigned char *buffer
         size_t capacity
         size_t filled
@@ -77,15 +69,13 @@ cdef class Mapping:
 
     While one lives, a page of it that cannot be brought in is an error of the writer, not a SIGBUS that ends the process (src_c/guard.h).
 
-    `limit_ns` is the CPU time that bringing a MiB of pages in may take on average, 0 for any: over it the mapping is `costly`, and writers
-    that have a buffer use that instead. Raises OSError when the mapping is refused, ValueError for a size under 1.
+    Raises OSError when the mapping is refused, ValueError for a size under 1.
     """
     cdef unsigned char *base
     cdef size_t length
     cdef int fd
-    cdef fx_map_cost cost
 
-    def __cinit__(self, int fd, uint64_t size, uint64_t limit_ns=0):
+    def __cinit__(self, int fd, uint64_t size):
         if size < 1:
             raise ValueError("a mapping has at least one byte")
         self.base = fx_map(fd, size)
@@ -93,12 +83,6 @@ cdef class Mapping:
             raise OSError(errno, os.strerror(errno))
         self.length = size
         self.fd = fd
-        self.cost.limit_ns = limit_ns
-
-    @property
-    def costly(self):
-        """True when bringing pages in took more than the limit."""
-        return self.cost.costly != 0
 
     def __dealloc__(self):
         if self.base != NULL:
@@ -145,23 +129,16 @@ cdef class Writer:
     def __dealloc__(self):
         free(self.c.buffer)
 
-    def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None, size_t capacity=0):
-        """Sets the mapped sink; `capacity` is of the buffer that is used should the mapping be costly, 0 for none.
-
-        Raises ValueError when the mapping is not of the ledger's size, MemoryError.
-        """
+    def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None):
+        """Sets the mapped sink. Raises ValueError when the mapping is not of the ledger's size."""
         if mapping.length != ledger.c.size:
             raise ValueError("mapping and ledger differ in size")
         self._forget()
-        if capacity:
-            self._make_buffer(capacity)
-        else:
-            self._drop_buffer()
+        self._drop_buffer()
         self.ledger = ledger
         self.mapping = mapping
         self.c.ledger = &ledger.c
         self.c.map = mapping.base
-        self.c.cost = &mapping.cost
         self.c.fd = mapping.fd
 
     def use_file(self, ChunkLedger ledger, int fd, size_t capacity):
@@ -194,7 +171,6 @@ cdef class Writer:
         self.mapping = None
         self.c.ledger = NULL
         self.c.map = NULL
-        self.c.cost = NULL
         self.c.fd = -1
 
     def begin(self, uint64_t pos, uint64_t stop, uint64_t crc=0):
@@ -445,11 +421,6 @@ def reserve(int fd, uint64_t size):
     if error:
         raise OSError(error, os.strerror(error))
     return True
-
-
-def prefers_mapping(int fd):
-    """Returns True when the file lies on a disk's file system; False for network and user-space ones (unsafe) and tmpfs (slower)."""
-    return fx_prefers_map(fd) != 0
 
 
 def birth_ns(int fd):

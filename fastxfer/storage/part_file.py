@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.writer import Mapping, Writer, birth_ns, prefers_mapping, reserve, start_writeback
+from fastxfer._native.writer import Mapping, Writer, birth_ns, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, storage_error
 from fastxfer.names import PART
 from fastxfer.plan.response import Identity
@@ -37,10 +37,6 @@ from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
 # buffers.
 BUFFER_BYTES = 256 * 1024
-# What bringing a MiB of the mapping in may cost before `auto` goes on with pwrite, whose own price this is
-# about. It is 0.13 to 0.25 ms where the file system has huge pages and memory is at hand; 1.2 ms with pages
-# of 4 KiB; 2 ms and more on a virtual machine whose free memory its host took back.
-MAP_LIMIT_NS = 500_000
 # Write-back is started for so much at a time, in whole huge pages of the mapping: a page that is written to
 # after its write-back is dirty as a whole again. In smaller stretches 1.7 times the object was written at
 # 100 MB/s, and it cost 2.3 times the CPU of the sync that it shortens.
@@ -106,7 +102,6 @@ class PartFile:
         self._chunk_size = 1
         self._written_back = 0  # a bitmap: the chunks whose write-back was started
         self._paced_bytes = 0  # what was in place at that time
-        self._spare = 0
         self._reserved = False
         self._stat = os.fstat(fd)
         self._born = birth_ns(fd)
@@ -339,7 +334,7 @@ class PartFile:
             self._reserved = reserved = reserved and os.fstat(self._fd).st_blocks * 512 >= size
         except OSError as error:
             raise storage_error(f"reserve {size} bytes for {part}", error) from error
-        if sink == "pwrite" or (sink == "auto" and not (reserved and prefers_mapping(self._fd))):
+        if sink != "mmap":  # pwrite costs less on any kernel and file system that was measured
             return
         if not reserved:
             raise StorageError(
@@ -347,11 +342,9 @@ class PartFile:
                 errno=errno.EOPNOTSUPP,
             )
         try:
-            self._spare = BUFFER_BYTES if sink == "auto" else 0
-            self._mapping = Mapping(self._fd, size, MAP_LIMIT_NS if sink == "auto" else 0)
+            self._mapping = Mapping(self._fd, size)
         except OSError as error:
-            if sink == "mmap":
-                raise storage_error(f"map {part} (sink=auto or pwrite can do without)", error) from error
+            raise storage_error(f"map {part} (sink=auto or pwrite can do without)", error) from error
 
     def _check_space(self, size: int) -> None:
         try:
@@ -370,7 +363,7 @@ class PartFile:
     def attach(self, writer: Writer) -> None:
         """Sets the sink of a writer that is not in a run."""
         if self._mapping is not None and self.ledger is not None:
-            writer.use_mapping(self.ledger, self._mapping, self._spare)
+            writer.use_mapping(self.ledger, self._mapping)
         else:
             writer.use_file(self.ledger, self._fd, BUFFER_BYTES)
 

@@ -369,10 +369,9 @@ static void a_writer_marks_no_chunk_after_a_fault(void) {
     uint64_t crcs[PAGES / 4];
     memset(bits, 0, sizeof bits);
     fx_ledger ledger = {.size = SIZE, .chunk_size = 4 * PAGE, .count = PAGES / 4, .bits = bits, .crcs = crcs};
-    fx_map_cost cost = {0, 0, 0, 0};
     fx_writer writer;
     memset(&writer, 0, sizeof writer);
-    writer.ledger = &ledger, writer.map = it.map, writer.cost = &cost, writer.fd = it.fd;
+    writer.ledger = &ledger, writer.map = it.map, writer.fd = it.fd;
     size_t taken;
     fx_writer_begin(&writer, 0, SIZE, 0);
     HOLDS(fx_writer_put(&writer, data, 10 * PAGE, &taken) == 0 && taken == 10 * PAGE && ledger.done == 2);

@@ -34,17 +34,17 @@ DEADLINE_S = 60
 class Part:
     """A mapped part file with a writer that has begun."""
 
-    def __init__(self, path: Path, capacity: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         reserve(self.fd, SIZE)
         self.ledger = ChunkLedger(SIZE, CHUNK)
         self.mapping = Mapping(self.fd, SIZE)
-        self.writer = self.more(capacity)
+        self.writer = self.more()
         self.writer.begin(0, SIZE)
 
-    def more(self, capacity: int = 0) -> Writer:
+    def more(self) -> Writer:
         writer = Writer()
-        writer.use_mapping(self.ledger, self.mapping, capacity)
+        writer.use_mapping(self.ledger, self.mapping)
         return writer
 
     def feed(self, start: int, stop: int) -> int | None:
@@ -145,21 +145,6 @@ def test_threads_write_while_the_file_is_cut_and_grows(part: Part, seed: int) ->
         over.set()
         cutter.join(DEADLINE_S)
     assert set(failures) <= {errno.EFAULT, errno.EIO}
-
-
-def test_a_handler_of_pythons_own_in_front_has_the_writer_use_its_buffer(tmp_path: Path) -> None:
-    """signal.signal passes nothing on, and a fault would come again for ever."""
-    part = Part(tmp_path / "part", capacity=SLICE)
-    part.feed(0, SLICE)
-    assert part.writer.mark() is not None
-    before = signal.signal(signal.SIGBUS, lambda number, frame: None)
-    try:
-        part.feed(SLICE, SIZE)
-        assert part.writer.mark() is None
-    finally:
-        signal.signal(signal.SIGBUS, before)
-    assert part.writer.end() == (SIZE, 0)
-    assert os.pread(part.fd, SIZE, 0) == DATA
 
 
 CHILD = """

@@ -24,7 +24,6 @@ from fastxfer._native.writer import (
     Mapping,
     Throttle,
     Writer,
-    prefers_mapping,
     reserve,
     start_writeback,
 )
@@ -407,7 +406,6 @@ def test_what_cannot_be_written_gives_no_mark_and_fails_the_run(tmp_path: Path) 
 # ---- the mapped sink ----
 
 
-
 def test_a_mapping_of_another_size_is_refused(tmp_path: Path) -> None:
     made = make_sink(tmp_path / "part", "mmap", 100_000, 1000)
     with pytest.raises(ValueError, match="differ in size"):
@@ -569,10 +567,6 @@ def test_writeback_is_started_on_files_only(tmp_path: Path) -> None:
         start_writeback(file.fileno(), 0, mmap.PAGESIZE)
     with pytest.raises(OSError, match="Bad file descriptor"):
         start_writeback(-1, 0, 1)
-
-
-def test_a_mapping_is_preferred_on_no_descriptor_that_is_not_a_file() -> None:
-    assert prefers_mapping(-1) is False
 
 
 # ---- bytes that are kept aside ----

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastxfer._native.checksum import crc64nvme
-from fastxfer._native.writer import Writer, prefers_mapping, start_writeback
+from fastxfer._native.writer import Writer, start_writeback
 from fastxfer.errors import (
     CheckpointError,
     DiskFullError,
@@ -611,9 +611,9 @@ def test_a_directory_that_went_is_typed(tmp_path: Path) -> None:
 # ---- space ----
 
 
-def test_the_sink_is_chosen_by_the_file_system(target: Target) -> None:
+def test_nothing_is_mapped_unless_it_is_asked_for(target: Target) -> None:
     part = allocated(target, "auto")
-    assert part.mapped is prefers_mapping(part.fd)
+    assert not part.mapped
     part.close()
 
 
