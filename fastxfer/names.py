@@ -46,6 +46,7 @@ WORKING = (PART, CHECKPOINT, NEW_CHECKPOINT)
 MAX_NAME_BYTES = 255
 MAX_FILE_BYTES = MAX_NAME_BYTES - len(CHECKPOINT)
 MAX_PATH_BYTES = 2048
+_SHORT = MAX_PATH_BYTES // 4  # what has no more characters has no more bytes
 _DOTS = re.compile(r"(\.|%2e){0,2}", re.IGNORECASE)
 _ENCODED = re.compile(r"%(2f|5c|00|25)", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
@@ -103,6 +104,19 @@ def safe_path(name: str) -> tuple[str, ...]:
     """Returns the components of an outside name, the folders and the file, unchanged. Raises OptionError if
     one of them, or the whole, cannot be used.
     """
+    above, last = safe_parts(name)
+    return (*above, last)
+
+
+def safe_parts(name: str) -> tuple[tuple[str, ...], str]:
+    """Returns what `safe_path` does as the folders and the file; the tuple of folders may be that of other
+    names. Raises OptionError as it does.
+    """
+    if len(name) <= _SHORT:
+        folders, slash, last = name.rpartition("/")
+        above, unsafe = _split(folders) if slash else ((), None)
+        if unsafe is None and _PLAIN.fullmatch(last):
+            return above, last
     if len(name) > MAX_PATH_BYTES or _bytes_of(name) > MAX_PATH_BYTES:
         raise OptionError(f"{name[:80]!r}... is not safe as a path: it is over {MAX_PATH_BYTES} bytes long")
     folders, slash, last = name.rpartition("/")
@@ -114,7 +128,7 @@ def safe_path(name: str) -> tuple[str, ...]:
         raise OptionError(
             f"{name[:80]!r} is too long for its working files: {MAX_FILE_BYTES} bytes are allowed"
         )
-    return (*above, last)
+    return above, last
 
 
 @lru_cache(maxsize=1024)

@@ -1,9 +1,11 @@
 #include "whole_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -116,13 +118,37 @@ static void store_named(fx_whole_file *file)
     unlinkat(file->directory, file->working, 0);
 }
 
-void fx_whole_file_store(fx_whole_file *file, int unnamed)
+void fx_whole_file_store(fx_whole_file *file, int unnamed, int looks)
 {
     file->crc = fx_crc64nvme_extend(0, file->bytes, file->length);
-    if (unnamed && faccessat(file->directory, file->working, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT &&
-        store_unnamed(file))
+    if (unnamed && looks)
+        unnamed = faccessat(file->directory, file->working, F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT;
+    if (unnamed && store_unnamed(file))
         return;
     store_named(file);
+}
+
+int fx_has_ending(int fd, const char *ending)
+{
+    size_t length = strlen(ending);
+    struct dirent *entry;
+    int own = dup(fd);
+    DIR *directory = own >= 0 ? fdopendir(own) : NULL;
+    if (directory == NULL) {
+        if (own >= 0)
+            close(own);
+        return -1;
+    }
+    rewinddir(directory);
+    int has = 0;
+    while (!has && (errno = 0, entry = readdir(directory)) != NULL) {
+        size_t all = strlen(entry->d_name);
+        has = all >= length && memcmp(entry->d_name + all - length, ending, length) == 0;
+    }
+    if (!has && errno != 0)
+        has = -1;
+    closedir(directory);
+    return has;
 }
 
 int fx_sync_file_system(int fd)

@@ -28,11 +28,16 @@ typedef struct fx_whole_file {
     uint64_t crc; /* CRC-64/NVME of the bytes */
 } fx_whole_file;
 
-/* Writes a file and gives it its name, `unnamed` until then if that can be; five system calls, six with a date. Where the working name is taken
- * nothing is done (error EEXIST at FX_WHOLE_CREATE). Where the name is taken (error EEXIST at FX_WHOLE_RENAME), or cannot
+/* Writes a file and gives it its name, `unnamed` until then if that can be; four system calls, five with a date. Where the working name is taken
+ * nothing is done (error EEXIST at FX_WHOLE_CREATE); one that gets by without a working name `looks` for that only if told to, which costs as much
+ * as a file's date and its end together: the file system seeks it in the directory. Where the name is taken (error EEXIST at FX_WHOLE_RENAME), or cannot
  * be given without replacing what may be there (EINVAL there), the file is complete under its working name. After any other error nothing of
  * it is left. Syncs nothing. */
-void fx_whole_file_store(fx_whole_file *file, int unnamed);
+void fx_whole_file_store(fx_whole_file *file, int unnamed, int looks);
+
+/* Whether a directory, by a descriptor that may read it, has a name with an ending: 1 or 0, or -1 where it cannot be read. Moves the descriptor's
+ * position. */
+int fx_has_ending(int fd, const char *ending);
 
 /* Has the disk take all that was written to the file system of a descriptor, which is not of O_PATH (syncfs(2)). Returns 0 or an errno
  * value: since Linux 5.8 also for what failed to be written before. */

@@ -20,20 +20,22 @@ cdef extern from "whole_file.h" nogil:
         int error
         uint64_t crc
 
-    void fx_whole_file_store(fx_whole_file *file, int unnamed)
+    void fx_whole_file_store(fx_whole_file *file, int unnamed, int looks)
+    int fx_has_ending(int fd, const char *ending)
     int fx_sync_file_system(int fd)
 
 CREATE, WRITE, RENAME = 1, 2, 3
 """What was being done when an error came."""
 
 
-def store(list files, bint unnamed=True):
+def store(list files, bint unnamed=True, bint looks=True):
     """Writes files and gives them their names; returns (step, error, CRC-64/NVME) of each. An error is an errno value, 0 for none.
 
     Each of `files` is (directory, working name, name, bytes, mtime in ns or None): a descriptor, two names as bytes, anything with a buffer. Where
     the name is taken (EEXIST at RENAME), or the file system cannot tell (EINVAL), the file is complete under its working name; after any
     other error nothing is left of it. A working name that is there is not touched (EEXIST at CREATE). A file has no name while it is
-    written, where that can be and unless `unnamed` is false: then it has the working one.
+    written, where that can be and unless `unnamed` is false: then it has the working one. With `looks` false a working name that is there goes
+    unnoticed where it is not needed.
     """
     cdef Py_ssize_t count = len(files), done = 0, i
     cdef bytes working, name
@@ -57,13 +59,24 @@ def store(list files, bint unnamed=True):
             all[i].length = views[i].len
         with nogil:
             for i in range(count):
-                fx_whole_file_store(&all[i], unnamed)
+                fx_whole_file_store(&all[i], unnamed, looks)
         return [(all[i].step, all[i].error, all[i].crc) for i in range(count)]
     finally:
         for i in range(done):
             PyBuffer_Release(&views[i])
         free(all)
         free(views)
+
+
+def has_ending(int fd, bytes ending not None):
+    """Returns whether a directory, by a descriptor that may read it, has a name with an ending; True too where that cannot be said. Releases the
+    interpreter's lock.
+    """
+    cdef const char *text = ending
+    cdef int has
+    with nogil:
+        has = fx_has_ending(fd, text)
+    return has != 0
 
 
 def sync_file_system(int fd):

@@ -46,8 +46,8 @@ class Large(Exception):
 
 
 class Fetching:
-    """Calls `came(item, body)` for a whole object and `failed(item, error)`; `large(item)` for one with more
-    than `limit` bytes. All three on the engine's thread; they hand on.
+    """Calls `came(item)` for a whole object, whose body it then has, and `failed(item, error)`; `large(item)`
+    for one with more than `limit` bytes. All three on the engine's thread; they hand on.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Fetching:
         options: TransferOptions,
         limit: int,
         *,
-        came: Callable[[Item, bytearray], object],
+        came: Callable[[Item], object],
         failed: Callable[[Item, FastxferError], object],
         large: Callable[[Item], object],
     ) -> None:
@@ -275,14 +275,14 @@ class Fetching:
             return False
         del self._told[slot]
         self._queued -= 1
-        body, sent_at = lane.exchange.writer.take(), lane.sent_at
+        item.body, sent_at = lane.exchange.writer.take(), lane.sent_at
         self._send(slot, line.popleft(), goes_on=True)
         item.identity = told
         self._moved_at = lane.seen_at
         item.seconds = self._moved_at - sent_at
         self.held += 1
         self.held_bytes += size
-        self._came(item, body)
+        self._came(item)
         if len(self._items) + self._queued < self._options.connections:
             self._tell_wish()
         return True
@@ -317,7 +317,8 @@ class Fetching:
             item.seconds = self._moved_at - lane.sent_at
             self.held += 1
             self.held_bytes += len(body)
-            self._came(item, body)
+            item.body = body
+            self._came(item)
 
     def _judged(
         self, lane: Lane, item: Item, body: bytearray, error: FastxferError | None

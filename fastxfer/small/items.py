@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastxfer.errors import FastxferError, OptionError
-from fastxfer.names import safe_path
+from fastxfer.names import safe_parts
 from fastxfer.options import TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource, plain_home
 from fastxfer.sources.schemes import is_location
+from fastxfer.storage.whole_files import NOTHING, WholeFile
 
 Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
 
@@ -64,18 +65,17 @@ Outcome = Fetched | Missed
 _UNKNOWN = Identity()
 
 
-class Item:
-    """An object on its way. Raises OptionError for what cannot be asked for, or not be written."""
+class Item(WholeFile):
+    """An object on its way, and its file. Raises OptionError for what cannot be asked for, or not be
+    written.
+    """
 
     __slots__ = (
         "_source",
         "apart",
         "checksum",
         "failures",
-        "folders",
         "home",
-        "identity",
-        "name",
         "options",
         "plain",
         "seconds",
@@ -84,10 +84,12 @@ class Item:
     )
 
     def __init__(self, wanted: Wanted, options: TransferOptions) -> None:
+        # What `WholeFile` has is set here as well: there is one of these for each of a million objects.
         self.wanted = wanted
-        path = safe_path(wanted.name)
-        self.folders, self.name = path[:-1], path[-1]
-        self.checksum = _checksum(wanted.checksum)
+        self.folders, self.name = safe_parts(wanted.name)
+        self.body, self.identity, self.always = NOTHING, _UNKNOWN, wanted.always
+        self.error, self.crc64, self.skipped = None, 0, False
+        self.checksum = () if wanted.checksum is None else _checksum(wanted.checksum)
         self.options = options
         home = plain_home(wanted.url) if isinstance(wanted.url, str) else None
         self.apart = wanted.options is not None if home is not None else wanted.apart
@@ -98,7 +100,6 @@ class Item:
             self.home = home
         elif not self.apart:
             self.source = HttpSource.of(wanted.url, options)
-        self.identity = _UNKNOWN
         self.turn = 0
         self.failures = 0
         self.seconds = 0.0
@@ -150,7 +151,7 @@ class Item:
 
 
 def _checksum(given: Checksum) -> tuple[tuple[str, str], ...]:
-    if given is None or given == ():
+    if given == ():
         return ()
     try:
         return parse_checksum(dict(given) if isinstance(given, tuple) else given)

@@ -38,7 +38,7 @@ from fastxfer.storage.digest import make_hasher
 from fastxfer.storage.directory import Directory
 from fastxfer.storage.disk import DiskThread
 from fastxfer.storage.paths import Below
-from fastxfer.storage.whole_files import WholeFile, WholeFiles
+from fastxfer.storage.whole_files import NOTHING, WholeFiles
 
 SMALL_BYTES = 1 << 20
 """What is larger goes the way of an ordinary download: by ranges, resumable."""
@@ -105,11 +105,11 @@ class SmallObjects:
         )
         self._disk: DiskThread | None = None
         self._files: WholeFiles | None = None
-        self._bodies: deque[tuple[Item, bytearray]] = deque()
+        self._bodies: deque[Item] = deque()
         self._storing = False
         self._lingers = False
         self._lock = threading.Lock()
-        self._unsynced: list[tuple[Item, WholeFile]] = []
+        self._unsynced: list[Item] = []
         self._synced_at = 0.0
         self._beside = large_at_once > 0
         self._large_line = _Line(large_at_once)
@@ -202,7 +202,7 @@ class SmallObjects:
         items: list[Item] = []
         outcomes: list[Outcome] = []
         large = 0
-        more = True
+        more, skips = True, self.options.exists == "skip"
         for _ in range(min(room, PULL)):
             wanted = next(source, None)
             if wanted is None:
@@ -210,7 +210,7 @@ class SmallObjects:
                 break
             try:
                 item = Item(wanted, self.options)
-                done = self._is_there(item)
+                done = self._is_there(item) if skips else None
             except FastxferError as error:
                 outcomes.append(Missed(wanted, error))
                 continue
@@ -227,8 +227,6 @@ class SmallObjects:
 
     def _is_there(self, item: Item) -> Fetched | None:
         """Returns the outcome where what is there is not to be touched."""
-        if self.options.exists != "skip":
-            return None
         assert self._files is not None
         size = self._files.size_of(item.folders, item.name)
         return None if size is None else Fetched(item.wanted, size, skipped=True)
@@ -291,8 +289,8 @@ class SmallObjects:
 
     # ---- the engine's thread ----
 
-    def _came(self, item: Item, body: bytearray) -> None:
-        self._bodies.append((item, body))
+    def _came(self, item: Item) -> None:
+        self._bodies.append(item)
         if len(self._bodies) >= HAND_OVER:
             self._hand_over()
         elif not self._lingers:
@@ -317,7 +315,7 @@ class SmallObjects:
     def _store(self) -> None:
         """Writes what has come, in batches, until there is no more."""
         while True:
-            batch: list[tuple[Item, bytearray]] = []
+            batch: list[Item] = []
             while self._bodies and len(batch) < BATCH:
                 batch.append(self._bodies.popleft())
             if not batch:
@@ -326,41 +324,38 @@ class SmallObjects:
                         continue
                     self._storing = False
                 return
+            count = sum([len(item.body) for item in batch])
             try:
                 self._store_batch(batch)
             except Exception as error:  # noqa: BLE001 - told to who waits
                 self._told.put(internal_error(error))
-            self._fetching.stored(len(batch), sum(len(body) for _, body in batch))
+            self._fetching.stored(len(batch), count)
             self._sync_if_due()
 
-    def _store_batch(self, batch: list[tuple[Item, bytearray]]) -> None:
+    def _store_batch(self, batch: list[Item]) -> None:
         assert self._files is not None
-        ready = [
-            (item, WholeFile(item.folders, item.name, body, item.identity, item.wanted.always))
-            for item, body in batch
-            if not item.checksum or self._holds(item, body)
-        ]
-        self._files.store([file for _, file in ready])
-        self._unsynced += [(item, file) for item, file in ready if file.error is None]
-        failed: list[Outcome] = []
-        for item, file in ready:
-            file.body = bytearray()
-            if file.error is not None:
-                failed.append(self._missed(item, file.error))
-        if self.options.durability == "none":
-            outcomes, self._unsynced = [*failed, *map(_outcome_of, self._unsynced)], []
-            self._told.put((len(ready), outcomes))
-        elif self._synced is not None:
-            stored = [_outcome_of(pair) for pair in ready if pair[1].error is None]
-            self._told.put((len(ready), [*failed, *stored]))
-        else:
-            self._told.put((len(ready), failed))
+        ready = [item for item in batch if not item.checksum or self._holds(item)]
+        self._files.store(ready)
+        outcomes: list[Outcome] = []
+        stored: list[Item] = []
+        for item in ready:
+            item.body = NOTHING
+            if item.error is None:
+                stored.append(item)
+            else:
+                outcomes.append(self._missed(item, item.error))
+        durable = self.options.durability != "none"
+        if durable:
+            self._unsynced += stored
+        if not durable or self._synced is not None:
+            outcomes += map(_outcome_of, stored)
+        self._told.put((len(ready), outcomes))
 
-    def _holds(self, item: Item, body: bytearray) -> bool:
+    def _holds(self, item: Item) -> bool:
         """Returns whether a body has its checksum; where not, it is asked for elsewhere."""
         for algorithm, expected in item.checksum:
             hasher = make_hasher(algorithm)
-            hasher.update(body)
+            hasher.update(item.body)
             actual = hasher.hexdigest()
             if actual != expected:
                 error = ChecksumError(
@@ -392,10 +387,10 @@ class SmallObjects:
         if self._unsynced:
             assert self._files is not None
             group, self._unsynced = self._unsynced, []
-            self._files.sync([file for _, file in group])
+            self._files.sync(group)
             if self._synced is None:
                 self._told.put((0, [_outcome_of(each) for each in group]))
-            failure = next((file.error for _, file in group if file.error is not None), None)
+            failure = next((item.error for item in group if item.error is not None), None)
             if failure is not None:
                 self._told.put(failure)
             elif self._synced is not None:
@@ -491,21 +486,21 @@ class _Line:
         self.most = most
 
 
-def _outcome_of(stored: tuple[Item, WholeFile]) -> Outcome:
-    item, file = stored
-    if file.error is not None:
-        return Missed(item.wanted, file.error)
-    identity = item.identity
-    return Fetched(
-        item.wanted,
+def _outcome_of(stored: Item) -> Outcome:
+    if stored.error is not None:
+        return Missed(stored.wanted, stored.error)
+    identity = stored.identity
+    told = (
+        stored.wanted,
         identity.size or 0,
         identity.etag,
         identity.last_modified,
-        file.crc64,
-        "checksum" if item.checksum else "none",
-        file.skipped,
-        item.seconds,
+        stored.crc64,
+        "checksum" if stored.checksum else "none",
+        stored.skipped,
+        stored.seconds,
     )
+    return tuple.__new__(Fetched, told)  # as Fetched(*told), for half its time
 
 
 _running: weakref.WeakSet[SmallObjects] = weakref.WeakSet()

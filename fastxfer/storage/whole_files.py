@@ -15,10 +15,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from fastxfer._native import whole_file
 from fastxfer._native.whole_file import CREATE, store
@@ -36,10 +38,20 @@ from fastxfer.storage.directory import Directory
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import XATTR, is_unchanged, make_record
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 KEPT_DIRECTORIES = 128
 LOCK_DEADLINE_S = 10.0
 # Up to so many files are synced one by one: syncfs also writes what others have written there.
 FEW = 16
+# To read a directory takes a file system as long as to look for one name for each so many bytes of it.
+LOOK_BYTES = 512
+NOTHING = bytearray()
+"""The body of what is on the disk."""
+_NEW = NEW_WHOLE.encode()
+_ENCODING = sys.getfilesystemencoding()
+_Job = tuple[int, bytes, bytes, "Buffer", int | None]
 _UNLOCKABLE = {
     errno.EACCES,
     errno.EPERM,
@@ -51,7 +63,6 @@ _UNLOCKABLE = {
 }
 
 
-@dataclass(slots=True)
 class WholeFile:
     """An object in memory that is to be a file; `folders` and `name` are of a safe path below the root. What
     stands there is replaced where `always`, though it seems to be the same.
@@ -60,22 +71,37 @@ class WholeFile:
     already, unchanged.
     """
 
-    folders: tuple[str, ...]
-    name: str
-    body: bytearray
-    identity: Identity
-    always: bool = False
-    error: FastxferError | None = None
-    crc64: int = 0
-    skipped: bool = False
+    __slots__ = ("always", "body", "crc64", "error", "folders", "identity", "name", "skipped")
+
+    def __init__(self, folders: tuple[str, ...], name: str, identity: Identity, *, always: bool) -> None:
+        self.folders = folders
+        self.name = name
+        self.body = NOTHING
+        self.identity = identity
+        self.always = always
+        self.error: FastxferError | None = None
+        self.crc64 = 0
+        self.skipped = False
 
 
 @dataclass(slots=True)
 class _Folder:
-    """A directory that is held open; `lock` is a descriptor of it with a shared lock, or -1."""
+    """A directory that is held open; `lock` is a descriptor of it with a shared lock, or -1. `left` says
+    whether working names may stand in it, None for unknown; after so many `looks` for single ones it is read.
+    """
 
     directory: Directory
     lock: int
+    left: bool | None
+    looks: int
+
+    def may_have_left(self) -> bool:
+        """Returns whether the working name of one more file is to be looked for."""
+        if self.left is None:
+            self.looks -= 1
+            if self.looks < 0:
+                self.left = whole_file.has_ending(self.lock, _NEW)
+        return self.left is not False
 
     def close(self) -> None:
         self.directory.close()
@@ -118,30 +144,41 @@ class WholeFiles:
 
     def store(self, files: Sequence[WholeFile]) -> None:
         """Puts files in place, or sets the error of each that could not be."""
-        ready = [file for file in files if self._opened(file)]
-        for file, (step, number, crc) in zip(ready, store([self._job(file) for file in ready]), strict=True):
-            file.crc64 = crc
+        ready: list[WholeFile] = []
+        jobs: list[_Job] = []
+        folder: _Folder | None = None
+        looks = False
+        for file in files:
+            if folder is None or file.folders is not ready[-1].folders:
+                folder = self._opened(file)
+                if folder is None:
+                    continue
+            if folder.left is not False and folder.may_have_left():
+                looks = True
+            ready.append(file)
+            jobs.append(self._job(file, folder))
+        for file, (step, number, file.crc64) in zip(ready, store(jobs, looks=looks), strict=True):
             if number:
                 self._finish(file, step, number)
-            if not self._durable and file.error is None and file.identity.last_modified is None:
+            if not self._durable and file.identity.last_modified is None and file.error is None:
                 self._mark(file)
         while len(self._folders) > KEPT_DIRECTORIES:
             self._folders.popitem(last=False)[1].close()
 
-    def _job(self, file: WholeFile) -> tuple[int, bytes, bytes, bytearray, int | None]:
-        name = os.fsencode(file.name)
+    def _job(self, file: WholeFile, folder: _Folder) -> _Job:
+        name = file.name.encode(_ENCODING, "surrogateescape")
         modified = None if self._durable else http_time(file.identity.last_modified)
         mtime_ns = None if modified is None else int(modified * 1_000_000_000)
-        folder = self._folders[file.folders]
-        return folder.directory.fd, name + NEW_WHOLE.encode(), name, file.body, mtime_ns
+        return folder.directory.fd, name + _NEW, name, file.body, mtime_ns
 
-    def _opened(self, file: WholeFile) -> bool:
-        """Opens the directory of a file, and makes it if need be; False, with the file's error, where it
+    def _opened(self, file: WholeFile) -> _Folder | None:
+        """Returns the directory of a file, which is made if need be; None, with the file's error, where it
         cannot be.
         """
-        if file.folders in self._folders:
+        folder = self._folders.get(file.folders)
+        if folder is not None:
             self._folders.move_to_end(file.folders)
-            return True
+            return folder
         try:
             directory = self._root.walk(file.folders, create=True)
             try:
@@ -151,12 +188,13 @@ class WholeFiles:
                 raise
         except FastxferError as error:
             file.error = error
-            return False
-        self._folders[file.folders] = _Folder(directory, lock)
-        device = os.fstat(directory.fd).st_dev
-        if self._durable and device not in self._devices:
-            self._devices[device] = os.dup(lock) if lock >= 0 else -1
-        return True
+            return None
+        there = os.fstat(directory.fd)
+        folder = _Folder(directory, lock, None if lock >= 0 else True, there.st_size // LOOK_BYTES)
+        self._folders[file.folders] = folder
+        if self._durable and there.st_dev not in self._devices:
+            self._devices[there.st_dev] = os.dup(lock) if lock >= 0 else -1
+        return folder
 
     def _finish(self, file: WholeFile, step: int, number: int) -> None:
         """Does what the quick way leaves: a working name or a name that is taken."""
@@ -164,7 +202,7 @@ class WholeFiles:
         try:
             if step == CREATE and number == errno.EEXIST:
                 self._remove_left(file)
-                step, number, file.crc64 = store([self._job(file)])[0]
+                step, number, file.crc64 = store([self._job(file, self._folders[file.folders])])[0]
                 if not number:
                     return
             if number not in (errno.EEXIST, errno.EINVAL) or step == CREATE:
@@ -262,10 +300,11 @@ class WholeFiles:
                 directory.close()
 
     def _reopened(self, file: WholeFile) -> Directory:
-        if not self._opened(file):
+        folder = self._opened(file)
+        if folder is None:
             assert file.error is not None
             raise file.error
-        return self._folders[file.folders].directory
+        return folder.directory
 
     def _mark(self, file: WholeFile) -> None:
         """Keeps with a file what tells a later run that it is this object (`is_unchanged`)."""

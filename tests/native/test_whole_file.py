@@ -17,7 +17,7 @@ import pytest
 
 from fastxfer._native import whole_file
 from fastxfer._native.checksum import crc64nvme
-from fastxfer._native.whole_file import CREATE, RENAME, WRITE, sync_file_system
+from fastxfer._native.whole_file import CREATE, RENAME, WRITE, has_ending, sync_file_system
 from tests.servers.objects import make_bytes
 
 DATA = make_bytes(100_000, seed=2)
@@ -70,6 +70,30 @@ def test_what_stands_under_the_working_name_is_not_touched(store: Store, at: int
     assert store([(at, b"w", b"f", b"new", None)])[0][:2] == (CREATE, errno.EEXIST)
     assert (tmp_path / "elsewhere").read_bytes() == b"theirs"
     assert not (tmp_path / "f").exists()
+
+
+def test_a_working_name_that_nobody_looks_for_is_not_in_the_way(at: int, tmp_path: Path) -> None:
+    """Of a file that has none; one that needs it does not touch what is there either."""
+    (tmp_path / "w").write_bytes(b"theirs")
+    assert whole_file.store([(at, b"w", b"f", b"new", None)], looks=False)[0][:2] == (0, 0)
+    assert whole_file.store([(at, b"w", b"f", b"newer", None)], looks=False)[0][:2] == (CREATE, errno.EEXIST)
+    assert (tmp_path / "f").read_bytes() == b"new" and (tmp_path / "w").read_bytes() == b"theirs"
+
+
+def test_a_directory_tells_whether_a_name_in_it_has_an_ending(tmp_path: Path, at: int) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert not has_ending(fd, b".new")
+        for number in range(3000):
+            (tmp_path / f"new.{number}").touch()
+        assert not has_ending(fd, b".new")
+        (tmp_path / ".new").touch()
+        assert has_ending(fd, b".new") and has_ending(fd, b"w") and not has_ending(fd, b"a.new")
+        (tmp_path / ".new").unlink()
+        assert not has_ending(fd, b".new"), "it is read from its beginning each time"
+        assert has_ending(at, b".new"), "it cannot be read: nobody knows"
+    finally:
+        os.close(fd)
 
 
 def test_one_that_fails_does_not_stop_the_others(store: Store, at: int, tmp_path: Path) -> None:

@@ -82,6 +82,22 @@ def test_what_a_kill_left_under_a_working_name_goes(
     assert failed == {} and files_below(root) == content
 
 
+@pytest.mark.parametrize("others", [0, 5000], ids=["a small folder", "a large folder"])
+def test_a_single_one_is_found_wherever_it_stands_and_whenever_its_turn_comes(
+    nginx: Nginx, root: Path, content: dict[str, bytes], others: int
+) -> None:
+    names = [name for name in content if name.startswith("killed/4/")]
+    folder = (root / names[0]).parent
+    folder.mkdir(parents=True)
+    for number in range(others):
+        (folder / f"other{number}").touch()
+    left = root / f"{names[-1]}.fxnew"
+    left.write_bytes(b"half")
+    _, failed = fetch(root, wanted_of(nginx, names))
+    assert failed == {} and not left.exists()
+    assert all((root / name).read_bytes() == content[name] for name in names)
+
+
 def test_what_somebody_may_be_writing_is_left_alone(
     nginx: Nginx, root: Path, content: dict[str, bytes]
 ) -> None:
