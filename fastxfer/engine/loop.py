@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pycurl
@@ -35,6 +35,7 @@ from fastxfer.plan.ahead import AFTER_S
 Call = Callable[[], object]
 
 KEPT_CONNECTIONS = 1024
+_READABLE, _IN = select.EPOLLIN, pycurl.CSELECT_IN
 
 
 class Timer:
@@ -59,6 +60,9 @@ class _Multi:
     def __init__(self, poll: select.epoll, watched: dict[int, Any]) -> None:
         self.deadline = Deadline()
         self.handle = pycurl.CurlMulti()
+        # Bound once: pycurl looks its methods up anew, and slowly, each time.
+        self.add, self.remove = self.handle.add_handle, self.handle.remove_handle
+        self._socket_action, self._info_read = self.handle.socket_action, self.handle.info_read
         self.handle.setopt(pycurl.M_SOCKETFUNCTION, Watch(poll.fileno(), watched, self))
         self.handle.setopt(pycurl.M_TIMERFUNCTION, self.deadline)
         self.handle.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
@@ -66,26 +70,24 @@ class _Multi:
 
     def act(self, fd: int, events: int) -> None:
         """Lets libcurl work on a socket that is ready."""
-        # What went wrong (EPOLLERR, EPOLLHUP) is found out by reading or writing.
-        mask = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
-        mask |= pycurl.CSELECT_OUT if events & ~select.EPOLLIN else 0
-        self.handle.socket_action(fd, mask)
+        if events == _READABLE:
+            mask = _IN
+        else:
+            # What went wrong (EPOLLERR, EPOLLHUP) is found out by reading or writing.
+            mask = _IN if events & ~select.EPOLLOUT else 0
+            mask |= pycurl.CSELECT_OUT if events & ~select.EPOLLIN else 0
+        self._socket_action(fd, mask)
 
     def act_if_due(self) -> None:
         """Lets libcurl work on its own timers."""
         if self.deadline.at is not None and self.deadline.at <= time.monotonic():
             self.deadline.at = None
-            self.handle.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self._socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
-    def finished(self) -> Iterator[tuple[pycurl.Curl, tuple[int, str] | None]]:
-        """Yields the handles that are through, with libcurl's code and text or None."""
-        queued = 1
-        while queued:
-            queued, done, failed = self.handle.info_read()
-            for easy in done:
-                yield easy, None
-            for easy, code, detail in failed:
-                yield easy, (code, detail)
+    def finished(self) -> tuple[list[pycurl.Curl], list[tuple[pycurl.Curl, int, str]]]:
+        """Returns the handles that are through, and those that failed with libcurl's code and text."""
+        _, done, failed = self._info_read()
+        return done, failed
 
 
 class Engine:
@@ -157,13 +159,13 @@ class Engine:
             self._sockets.clear()
         exchange.kept.sockets = self._sockets
         self._out[exchange.easy] = exchange
-        self._multi_of(exchange).add_handle(exchange.easy)
+        self._multi_of(exchange).add(exchange.easy)
 
-    def _multi_of(self, exchange: Exchange) -> pycurl.CurlMulti:
+    def _multi_of(self, exchange: Exchange) -> _Multi:
         multi = self._multis.get(exchange.pool)
         if multi is None:
             multi = self._multis[exchange.pool] = _Multi(self._poll, self._watched)
-        return multi.handle
+        return multi
 
     def let_go(self, exchange: Exchange, *, soon: bool = False) -> None:
         """Closes the connections that were made ahead for an exchange and not taken; `soon` lets the requests
@@ -181,7 +183,7 @@ class Engine:
         self._suspects.discard(exchange.easy)
         if isinstance(error, TransferTimeoutError) and exchange.multiplexed:
             self._suspect(exchange)
-        self._multi_of(exchange).remove_handle(exchange.easy)
+        self._multi_of(exchange).remove(exchange.easy)
         listener = exchange.listener
         if listener is not None:
             self.call_soon(lambda: listener.ended(exchange, error))
@@ -221,8 +223,11 @@ class Engine:
                     self._drain()
             for multi in list(self._multis.values()):
                 multi.act_if_due()
-                for easy, failed in multi.finished():
-                    self._finish(easy, failed)
+                done, failed = multi.finished()
+                for easy in done:
+                    self._finish(multi, easy)
+                for easy, code, detail in failed:
+                    self._finish(multi, easy, (code, detail))
             self._run_due()
         for exchange in list(self._out.values()):
             self.abort(exchange, InterruptedTransferError("the transfer was stopped; run it again to go on"))
@@ -245,19 +250,19 @@ class Engine:
         except BlockingIOError:
             pass
 
-    def _finish(self, easy: pycurl.Curl, failed: tuple[int, str] | None) -> None:
+    def _finish(self, multi: _Multi, easy: pycurl.Curl, failed: tuple[int, str] | None = None) -> None:
         exchange = self._out.get(easy)
         if exchange is None:
             return
-        multi = self._multi_of(exchange)
-        multi.remove_handle(easy)
+        multi.remove(easy)
         if exchange.unclean:
             # libcurl has closed that connection: there is one fewer to try.
             exchange.unclean = False
-            multi.add_handle(easy)
+            multi.add(easy)
             return
         del self._out[easy]
-        self._suspects.discard(easy)
+        if self._suspects:
+            self._suspects.discard(easy)
         error = exchange.refused
         if error is None and failed is not None:
             error = translate(
