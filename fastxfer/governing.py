@@ -146,12 +146,14 @@ class Tenancy:
 
     def goes_on(self, slot: int) -> bool:
         """Returns whether the slot's request, which ended as it should, may be followed at once by the next
-        to the same host. It is then counted as over, and the next one as sent.
+        to the same host. It is then counted as over, and the next one as sent, and as served until it is over
+        too.
         """
         at, served = self._out[slot]
-        if self._desk is None or not self._at[at].goes_on(self, served):
+        if self._desk is None or not self._at[at].goes_on(self, served=False):
             return False
-        self._out[slot] = at, False
+        if not served:
+            self.serves(slot)
         return True
 
     def ended(self, slot: int, moved: bool, error: FastxferError | None) -> None:

@@ -13,23 +13,38 @@ cdef class HeadLines:
     head of the same request (1xx), until `close`; lines that come after (trailers) are dropped.
 
     `complete` is called with the list of lines, as bytes with their ends; `too_many` when there are more than `most`, and the request then fails.
+    `stash` is called with the size of a body that is expected, in place of `complete`, and `told` is then (size, ETag, Last-Modified).
     """
     cdef list lines
     cdef object complete
     cdef object too_many
+    cdef object stash
     cdef Py_ssize_t most
     cdef bint closed
+    cdef long long limit
+    cdef long long listed
+    cdef readonly object told
 
-    def __init__(self, complete, too_many, Py_ssize_t most):
+    def __init__(self, complete, too_many, Py_ssize_t most, stash):
         self.complete = complete
         self.too_many = too_many
         self.most = most
+        self.stash = stash
         self.lines = []
         self.closed = True
+        self.limit = self.listed = -1
+
+    def expect(self, long long limit, long long listed=-1):
+        """Says what the next requests are to bring, until it is said anew: bodies of up to `limit` bytes, of `listed` where that is not negative.
+        With a negative limit, as at first, nothing is expected. A head is not handed on that is `ordinary` and brings what is expected.
+        """
+        self.limit = limit
+        self.listed = listed
 
     def open(self):
         """Begins with a new request."""
         self.lines = []
+        self.told = None
         self.closed = False
 
     def close(self):
@@ -49,8 +64,23 @@ cdef class HeadLines:
                 self.too_many()
                 return 0
             return None
+        if self.limit >= 0 and self._brings_it():
+            return None
         lines, self.lines = self.lines, []
         return self.complete(lines)
+
+    cdef bint _brings_it(self) except -1:
+        cdef tuple told = ordinary(self.lines)
+        cdef long long size
+        if told is None:
+            return False
+        size = told[0]
+        if size > self.limit or not (self.listed < 0 or size == self.listed):
+            return False
+        self.closed = True
+        self.told = told
+        self.stash(size)
+        return True
 
 
 cdef bint _is(bytes line, Py_ssize_t length, str name):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pycurl
 
-from fastxfer._native.answer import HeadLines, KeptCheck, has_bytes, kept_connection, ordinary
+from fastxfer._native.answer import HeadLines, KeptCheck, has_bytes, kept_connection
 from fastxfer._native.writer import Writer
 from fastxfer.engine.ahead import Ahead
 from fastxfer.errors import BadResponseError, FastxferError
@@ -23,6 +22,7 @@ from fastxfer.plan.response import Headers
 RECEIVE_BUFFER = 512 * 1024
 SEND_BUFFER = 256 * 1024  # what libcurl asks for at once of a body that is sent
 MAX_HEADER_FIELDS = 1000
+_URL = pycurl.URL
 SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS (curl/curl.h); pycurl has no name for it
 
 _VERSIONS = {
@@ -114,7 +114,7 @@ class Head:
 
 
 ORDINARY = Head(200, "", Headers())
-"""Stands for a head that `Exchange.ordinary` took."""
+"""Stands for a head that `Exchange.lines` took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +165,6 @@ class Exchange:
         """The engine's: connections that wait to be taken."""
         self.ahead = 0
         """How many connections are to be made ahead once this request's is, if its server is far."""
-        self.ordinary: Callable[[Exchange, int, str | None, str | None], bool] | None = None
-        """Who wants ordinary heads as size, ETag and Last-Modified: returns False for one that the listener
-        is to get all the same. Runs inside libcurl.
-        """
         self._given: socket.socket | None = None  # to libcurl, which has a copy
         self._connected_ahead = False
         self._new = -1  # the descriptor of the connection that was made for the request
@@ -178,7 +174,8 @@ class Exchange:
         self._public_only = False
         self._options = options
         self._shows_cert = True
-        self._lines = HeadLines(self._head, self._too_many_lines, MAX_HEADER_FIELDS + 1)
+        self.lines = HeadLines(self._head, self._too_many_lines, MAX_HEADER_FIELDS + 1, self.writer.stash)
+        """Its `expect` has the writer stash a body without the listener hearing of the head."""
         self._sent: Request | None = None
         """What the handle is set up for; None: for nothing yet."""
         self._afresh = False
@@ -187,6 +184,7 @@ class Exchange:
         self.pool = options.http_version or "1.1"
         """Which of the engine's pools of connections it uses."""
         self.easy = pycurl.Curl()
+        self._setopt = self.easy.setopt  # pycurl looks it up slowly
         self._configure()
 
     def _configure(self) -> None:
@@ -196,7 +194,7 @@ class Exchange:
         easy.setopt(pycurl.FOLLOWLOCATION, 0)
         easy.setopt(pycurl.BUFFERSIZE, RECEIVE_BUFFER)
         easy.setopt(pycurl.WRITEFUNCTION, self.writer, use_memoryview=True)
-        easy.setopt(pycurl.HEADERFUNCTION, self._lines)
+        easy.setopt(pycurl.HEADERFUNCTION, self.lines)
         easy.setopt(SUPPRESS_CONNECT_HEADERS, 1)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
         easy.setopt(pycurl.HTTP_VERSION, _VERSIONS[options.http_version])
@@ -239,13 +237,13 @@ class Exchange:
         self.unclean = False
         self._opened.clear()
         self._new = -1
-        self._lines.open()
+        self.lines.open()
         self.tls = url.startswith("https:")
         self.kept.plain = not (self.tls or request.public_only)
         opens = request.public_only or bool(self.made_ahead)
         as_before = request is self._sent and not (self._forsaken or request.once)
         if as_before and self._afresh == afresh and self._opens_itself == opens:
-            easy.setopt(pycurl.URL, url)
+            self._setopt(_URL, url)
             return
         if self._shows_cert != request.client_cert:
             self._shows_cert = request.client_cert
@@ -365,12 +363,6 @@ class Exchange:
 
     def _head(self, lines: list[bytes]) -> None:
         """Takes a whole head: of a 1xx, or of the answer."""
-        if self.ordinary is not None:
-            told = ordinary(lines)
-            if told is not None and self.ordinary(self, *told):
-                self._lines.close()
-                self.head = ORDINARY
-                return
         texts = [line.decode("latin-1").rstrip("\r\n") for line in lines]
         status, version = 0, ""
         if texts and texts[0].startswith("HTTP/"):
@@ -379,7 +371,7 @@ class Exchange:
             version = first[5:]
         if status < 200:
             return
-        self._lines.close()
+        self.lines.close()
         fields = Headers([text.partition(":")[::2] for text in texts])
         self.head = Head(status, version, fields, self.kept.address)
         if self.listener is not None:

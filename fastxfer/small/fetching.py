@@ -10,10 +10,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from fastxfer.engine.loop import Timer, shared_engine
-from fastxfer.engine.request import Exchange, Head, Request
+from fastxfer.engine.request import ORDINARY, Exchange, Head, Request
 from fastxfer.errors import (
     AuthError,
     BadResponseError,
@@ -75,7 +74,6 @@ class Fetching:
         self._queued = 0
         self._plain: Request | None = None  # of all objects that are asked for plainly, but for their URLs
         self._items: dict[int, Item] = {}  # what is out, by slots
-        self._told: dict[int, Identity] = {}  # by ordinary answers
         self._lane: dict[int, Lane] = {}
         self._free = list(range(options.connections - 1, -1, -1))
         self._wish = -1
@@ -117,17 +115,26 @@ class Fetching:
             self._tick = self._engine.call_later(LOOK_S, self._look)
         self._asked = items[0].url
         self._tenancy.begin(self._engine, self._asked)
+        home = line = None
         for item in items:
-            self._line_up(item)
+            if line is None or item.home is not home:
+                home, line = item.home, self._line_of(item)
+            line.append(item)
+        self._queued += len(items)
         self._pump()
 
     def _line_up(self, item: Item, *, first: bool = False) -> None:
+        line = self._line_of(item)
+        (line.appendleft if first else line.append)(item)
+        self._queued += 1
+
+    def _line_of(self, item: Item) -> deque[Item]:
+        """Returns those that wait for an object's host."""
         self._origins.add(item.home)
         line = self._waiting.get(item.home)
         if line is None:
             line = self._waiting[item.home] = deque()
-        (line.appendleft if first else line.append)(item)
-        self._queued += 1
+        return line
 
     def _stored(self, bodies: int, count: int) -> None:
         full = self._is_full
@@ -188,12 +195,12 @@ class Fetching:
         lane = self._lane.get(slot)
         if lane is None:
             lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, item.source, item.source))[0]
-            lane.exchange.ordinary = self._ordinary
-        exchange = lane.exchange
+        exchange, wanted = lane.exchange, item.wanted
         lane.writing, lane.verdict, lane.failure = False, None, None
-        lane.seen, lane.seen_at = exchange.writer.received, time.monotonic()
-        lane.sent_at = lane.seen_at
+        lane.seen = exchange.writer.received
+        lane.seen_at = lane.sent_at = time.monotonic()
         exchange.writer.refuse()
+        exchange.lines.expect(self._limit, -1 if wanted.size is None else wanted.size)
         self._items[slot] = item
         self.requests += 1
         if not item.plain:
@@ -201,20 +208,10 @@ class Fetching:
         else:
             if self._plain is None:
                 self._plain = request_for(item.source, None)
-            self._engine.submit(exchange, self._plain, self, item.url)
+            self._engine.submit(exchange, self._plain, self, wanted.url)
         lane.out = True
 
     # ---- answers ----
-
-    def _ordinary(self, exchange: Exchange, size: int, etag: str | None, modified: str | None) -> bool:
-        """Takes the head of an ordinary answer that brings what is wanted; see `Exchange.ordinary`."""
-        slot = exchange.slot
-        listed = self._items[slot].wanted.size
-        if size > self._limit or size != (size if listed is None else listed):
-            return False
-        self._told[slot] = Identity(size, etag, modified)
-        self._begin(self._lane[slot], size)
-        return True
 
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl."""
@@ -232,17 +229,24 @@ class Fetching:
             lane.failure = internal_error(error)
 
     def _take(self, lane: Lane, item: Item, verdict: Whole) -> None:
-        item.identity = verdict.identity
         size = verdict.identity.size
         if size is not None and size > self._limit:
             return  # its body is refused
-        self._begin(lane, self._limit if size is None else size)
+        lane.exchange.writer.stash(self._limit if size is None else size)
+        self._begin(lane)
 
-    def _begin(self, lane: Lane, room: int) -> None:
+    def _begin(self, lane: Lane) -> None:
+        """Its body comes."""
         self._tenancy.serves(lane.exchange.slot)
-        lane.exchange.writer.stash(room)
         lane.writing = True
         lane.answered(lane.seen_at)
+
+    def _take_told(self, lane: Lane) -> None:
+        """Takes note of an ordinary answer (`HeadLines.expect`), of which nothing was heard so far."""
+        told = lane.exchange.lines.told
+        if told is not None and not lane.writing:
+            lane.exchange.head, lane.verdict = ORDINARY, Whole(Identity(*told))
+            self._begin(lane)
 
     # ---- ends ----
 
@@ -252,7 +256,7 @@ class Fetching:
         if item is None:
             return
         try:
-            if error is None and self._came_as_usual(self._lane[exchange.slot], item):
+            if error is None and self._came_as_usual(exchange, item):
                 return
             self._end(exchange, item, error)
         except Exception as failure:  # noqa: BLE001 - it ends this object, not the engine of all
@@ -260,26 +264,25 @@ class Fetching:
             self._failed(item, internal_error(failure))
         self._pump()
 
-    def _came_as_usual(self, lane: Lane, item: Item) -> bool:
+    def _came_as_usual(self, exchange: Exchange, item: Item) -> bool:
         """Takes what an ordinary answer brought, and has the next be asked for in its place; False where it
         did not, or something is to be looked at.
         """
-        slot = lane.exchange.slot
-        told, line = self._told.get(slot), self._waiting.get(item.home)
+        told, line = exchange.lines.told, self._waiting.get(item.home)
         if told is None or not line or len(self._origins) > 1 or not line[0].plain:
             return False
-        size = lane.exchange.writer.stashed
-        if not size or size != told.size or self._is_full:
+        size, slot = exchange.writer.stashed, exchange.slot
+        if not size or size != told[0] or self.held > HELD or self.held_bytes > HELD_BYTES:
             return False
         if not self._tenancy.goes_on(slot):
             return False
-        del self._told[slot]
+        lane = self._lane[slot]
+        sent_at = lane.sent_at
+        item.body, item.told = exchange.writer.take(), told
         self._queued -= 1
-        item.body, sent_at = lane.exchange.writer.take(), lane.sent_at
         self._send(slot, line.popleft(), goes_on=True)
-        item.identity = told
-        self._moved_at = lane.seen_at
-        item.seconds = self._moved_at - sent_at
+        self._moved_at = lane.sent_at
+        item.seconds = lane.sent_at - sent_at
         self.held += 1
         self.held_bytes += size
         self._came(item)
@@ -290,9 +293,7 @@ class Fetching:
     def _end(self, exchange: Exchange, item: Item, error: FastxferError | None) -> None:
         slot = exchange.slot
         lane = self._lane[slot]
-        told = self._told.pop(slot, None)
-        if told is not None:
-            lane.verdict = Whole(told)
+        self._take_told(lane)
         del self._items[slot]
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
@@ -348,7 +349,7 @@ class Fetching:
         listed = item.wanted.size
         if listed is not None and len(body) != listed:
             return RemoteChangedError(f"it has another object than was listed: {len(body)} bytes")
-        item.identity = replace(identity, size=len(body)) if size is None else identity
+        item.told = len(body), identity.etag, identity.last_modified
         return None
 
     def _again(self, lane: Lane, item: Item, failure: FastxferError) -> None:
@@ -385,6 +386,9 @@ class Fetching:
     # ---- clocks ----
 
     def _look(self) -> None:
+        for lane in self._lanes:
+            if lane.out:
+                self._take_told(lane)
         for lane, error in self._lanes.late(time.monotonic()):
             self._engine.abort(lane.exchange, error)
         self._tick = self._engine.call_later(LOOK_S, self._look)

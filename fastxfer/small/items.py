@@ -11,7 +11,7 @@ from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
 from fastxfer.sources.http import HttpSource, plain_home
 from fastxfer.sources.schemes import is_location
-from fastxfer.storage.whole_files import NOTHING, WholeFile
+from fastxfer.storage.whole_files import NOTHING, Told, WholeFile
 
 Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
 
@@ -62,7 +62,7 @@ class Missed(NamedTuple):
 Outcome = Fetched | Missed
 
 
-_UNKNOWN = Identity()
+_UNKNOWN: Told = (None, None, None)
 
 
 class Item(WholeFile):
@@ -87,7 +87,7 @@ class Item(WholeFile):
         # What `WholeFile` has is set here as well: there is one of these for each of a million objects.
         self.wanted = wanted
         self.folders, self.name = safe_parts(wanted.name)
-        self.body, self.identity, self.always = NOTHING, _UNKNOWN, wanted.always
+        self.body, self.told, self.always = NOTHING, _UNKNOWN, wanted.always
         self.error, self.crc64, self.skipped = None, 0, False
         self.checksum = () if wanted.checksum is None else _checksum(wanted.checksum)
         self.options = options

@@ -51,6 +51,7 @@ NOTHING = bytearray()
 """The body of what is on the disk."""
 _NEW = NEW_WHOLE.encode()
 _ENCODING = sys.getfilesystemencoding()
+Told = tuple[int | None, str | None, str | None]
 _Job = tuple[int, bytes, bytes, "Buffer", int | None]
 _UNLOCKABLE = {
     errno.EACCES,
@@ -65,23 +66,29 @@ _UNLOCKABLE = {
 
 class WholeFile:
     """An object in memory that is to be a file; `folders` and `name` are of a safe path below the root. What
-    stands there is replaced where `always`, though it seems to be the same.
+    stands there is replaced where `always`, though it seems to be the same. `told` is what is known of it:
+    size, ETag and Last-Modified.
 
     Afterwards: `error` if it is none, else `crc64` (CRC-64/NVME), and `skipped` where the file was there
     already, unchanged.
     """
 
-    __slots__ = ("always", "body", "crc64", "error", "folders", "identity", "name", "skipped")
+    __slots__ = ("always", "body", "crc64", "error", "folders", "name", "skipped", "told")
 
-    def __init__(self, folders: tuple[str, ...], name: str, identity: Identity, *, always: bool) -> None:
+    def __init__(self, folders: tuple[str, ...], name: str, told: Told, *, always: bool) -> None:
         self.folders = folders
         self.name = name
         self.body = NOTHING
-        self.identity = identity
+        self.told = told
         self.always = always
         self.error: FastxferError | None = None
         self.crc64 = 0
         self.skipped = False
+
+    @property
+    def identity(self) -> Identity:
+        """What is known of it."""
+        return Identity(*self.told)
 
 
 @dataclass(slots=True)
@@ -160,14 +167,14 @@ class WholeFiles:
         for file, (step, number, file.crc64) in zip(ready, store(jobs, looks=looks), strict=True):
             if number:
                 self._finish(file, step, number)
-            if not self._durable and file.identity.last_modified is None and file.error is None:
+            if not self._durable and file.told[2] is None and file.error is None:
                 self._mark(file)
         while len(self._folders) > KEPT_DIRECTORIES:
             self._folders.popitem(last=False)[1].close()
 
     def _job(self, file: WholeFile, folder: _Folder) -> _Job:
         name = file.name.encode(_ENCODING, "surrogateescape")
-        modified = None if self._durable else http_time(file.identity.last_modified)
+        modified = None if self._durable else http_time(file.told[2])
         mtime_ns = None if modified is None else int(modified * 1_000_000_000)
         return folder.directory.fd, name + _NEW, name, file.body, mtime_ns
 
@@ -308,8 +315,8 @@ class WholeFiles:
 
     def _mark(self, file: WholeFile) -> None:
         """Keeps with a file what tells a later run that it is this object (`is_unchanged`)."""
-        modified = http_time(file.identity.last_modified)
-        if file.skipped or (modified is None and file.identity.etag is None):
+        modified = http_time(file.told[2])
+        if file.skipped or (modified is None and file.told[1] is None):
             return
         try:
             directory = self._reopened(file)

@@ -137,11 +137,11 @@ KNOWN = (
 def head_of(data: bytes) -> Head | None:
     """Returns the head that the engine makes of these lines, or None when they hold none that it takes."""
     exchange = Exchange(TransferOptions())
-    exchange._lines.open()
+    exchange.lines.open()
     lines = data.splitlines(keepends=True) if b"\r" not in data else data.split(b"\r\n")
     try:
         for number, line in enumerate(lines):
-            if exchange._lines(line) is not None:
+            if exchange.lines(line) is not None:
                 assert number >= MAX_HEADER_FIELDS
                 break
         if exchange.refused is not None:

@@ -22,7 +22,8 @@ class Heads:
     def __init__(self) -> None:
         self.complete: list[list[bytes]] = []
         self.overflows = 0
-        self.lines = HeadLines(self.complete.append, self._too_many, MOST)
+        self.stashed: list[int] = []
+        self.lines = HeadLines(self.complete.append, self._too_many, MOST, self.stashed.append)
 
     def _too_many(self) -> None:
         self.overflows += 1
@@ -63,6 +64,33 @@ def test_a_new_request_begins_without_the_lines_of_the_last(heads: Heads) -> Non
     heads.lines(b"HTTP/1.1 404 Not Found\r\n")
     heads.lines(b"\r\n")
     assert heads.complete == [[b"HTTP/1.1 404 Not Found\r\n"]]
+
+
+BRINGS = (b"HTTP/1.1 200 OK\r\n", b'ETag: "x"\r\n', b"Content-Length: 8\r\n", b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "listed", "takes"),
+    [(8, -1, True), (8, 8, True), (9, 8, True), (7, -1, False), (7, 8, False), (9, 9, False), (-1, 8, False)],
+)
+def test_a_head_that_brings_what_is_expected_is_not_handed_on(
+    heads: Heads, limit: int, listed: int, takes: bool
+) -> None:
+    heads.lines.expect(limit, listed)
+    for line in (*BRINGS, b"ETag: trailer\r\n", b"\r\n") if takes else BRINGS:
+        assert heads.lines(line) is None
+    assert heads.lines.told == ((8, '"x"', None) if takes else None)
+    assert heads.stashed == ([8] if takes else [])
+    assert heads.complete == ([] if takes else [list(BRINGS[:-1])])
+    heads.lines.open()
+    assert heads.lines.told is None
+
+
+def test_what_is_expected_may_come_after_an_interim_answer(heads: Heads) -> None:
+    heads.lines.expect(8)
+    for line in (b"HTTP/1.1 103 Early Hints\r\n", b"\r\n", *BRINGS):
+        heads.lines(line)
+    assert heads.complete == [[b"HTTP/1.1 103 Early Hints\r\n"]] and heads.stashed == [8]
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
