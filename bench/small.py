@@ -11,6 +11,9 @@ On a disk what was written stays until all are through: ext4 looks for a free in
 in the last minutes, one by one, and a file then costs up to a millisecond of CPU, whoever writes it. So begin
 no run soon after many files were removed there, or use a file system that was just made.
 
+The server's log goes to a file, in blocks, and is read after each run: a reader that each line awakens, as in
+tests, would be a third of what the machine does.
+
 CPU is the user and system time of the whole process, an interpreter's start included, and nginx not. None of
 the peers syncs, renames or checks what it has written; `fastxfer small` does the last two, `periodic` all.
 `fetch -i` is the command that has a download of its own for each object.
@@ -37,12 +40,36 @@ if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.compare import RUN_DEADLINE_S, Memory, clean_environment, file_system_of, machine, tell, version_of
-from tests.servers.nginx import Nginx
+from tests.servers.nginx import LogEntry, Nginx
 from tests.servers.objects import make_bytes
 
 A_FOLDER = 1000
 AT_ONCE = 16
 SAMPLE_S = 0.05
+
+
+class Logged(Nginx):
+    """An nginx whose log is read when it is asked for."""
+
+    def _write_config(self) -> None:
+        super()._write_config()
+        path = self.prefix / "nginx.conf"
+        here = f"access_log {self.prefix / 'requests.log'} lines buffer=256k flush=100ms;"
+        path.write_text(path.read_text().replace("access_log /dev/stdout lines;", here))
+
+    def forget(self) -> None:
+        """Empties the log; nothing is being asked."""
+        os.truncate(self.prefix / "requests.log", 0)
+
+    def connections(self, count: int) -> int:
+        """Returns how many connections so many requests came on, as soon as they are logged."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            lines = (self.prefix / "requests.log").read_bytes().splitlines()
+            if len(lines) >= count:
+                return len({LogEntry.parse(line).connection for line in lines})
+            time.sleep(0.05)
+        raise RuntimeError(f"{count} requests were to be logged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +156,7 @@ class Run:
 class Arena:
     """The server, its objects and where they go."""
 
-    nginx: Nginx
+    nginx: Logged
     names: list[str]
     size: int
     scratch: Path
@@ -183,13 +210,12 @@ class Arena:
         if process.returncode:
             said = (self.scratch / "output.txt").read_bytes()[-500:].decode(errors="replace")
             raise RuntimeError(f"exit {process.returncode}: {said}")
-        asked = self.nginx.requests(count=len(self.names), deadline_s=60)
         return Run(
             wall_s,
             usage.ru_utime,
             usage.ru_stime,
             memory.max_rss_bytes or 0,
-            len({entry.connection for entry in asked}),
+            self.nginx.connections(len(self.names)),
         )
 
     def _check(self, place: Path, *, compare: bool) -> None:
@@ -272,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="small-home-") as home,
         tempfile.TemporaryDirectory(prefix="small-", dir=options.dir) as place,
-        Nginx() as nginx,
+        Logged() as nginx,
     ):
         arena = Arena(nginx, make(nginx, options.count, options.size), options.size, Path(home))
         for number in range(options.rounds):
