@@ -3,6 +3,9 @@ src_c/socket_state.c). Both are called for every request, so neither runs Python
 much then.
 """
 
+from libc.string cimport memcmp
+
+
 cdef extern from "socket_state.h" nogil:
     bint fx_socket_is(int fd, const char *address, int port)
     bint fx_socket_has_bytes(int fd)
@@ -83,39 +86,34 @@ cdef class HeadLines:
         return True
 
 
-cdef bint _is(bytes line, Py_ssize_t length, str name):
-    """Returns whether a line's first `length` bytes are a field's name, which is in lower case."""
-    cdef const unsigned char *text = line
+cdef bint _is(const unsigned char *text, const char *name, Py_ssize_t length) noexcept nogil:
+    """Returns whether `length` bytes are a field's name, which has as many and is in lower case. No locale has a say in it."""
     cdef Py_ssize_t i
-    cdef unsigned char each
-    if length != len(name):
-        return False
+    cdef int each
     for i in range(length):
         each = text[i]
         if c'A' <= each <= c'Z':
             each += 32
-        if each != <Py_UCS4>name[i]:
+        if each != name[i]:
             return False
     return True
 
 
-cdef str _value(bytes line, Py_ssize_t start):
-    """Returns what stands after a field's colon, without the blanks around it."""
-    cdef const unsigned char *text = line
-    cdef Py_ssize_t stop = len(line)
+cdef bytes _value(const unsigned char *text, Py_ssize_t start, Py_ssize_t stop):
+    """Returns what stands between two places, without the blanks around it and the line's end."""
     while stop > start and (text[stop - 1] == c'\n' or text[stop - 1] == c'\r'):
         stop -= 1
     while stop > start and (text[stop - 1] == c' ' or text[stop - 1] == c'\t'):
         stop -= 1
     while start < stop and (text[start] == c' ' or text[start] == c'\t'):
         start += 1
-    return text[start:stop].decode("latin-1")
+    return text[start:stop]
 
 
 cdef bint _is_200(bytes line):
     cdef const unsigned char *text = line
     cdef Py_ssize_t length = len(line), i = 5
-    if length < 5 or line[:5] != b"HTTP/":
+    if length < 5 or memcmp(text, b"HTTP/", 5) != 0:
         return False
     while i < length and text[i] != c' ':
         i += 1
@@ -124,18 +122,17 @@ cdef bint _is_200(bytes line):
     return text[i + 4] == c' ' or text[i + 4] == c'\r'
 
 
-cdef long long _number(str text):
+cdef long long _number(bytes value):
     """Returns a number of up to 18 digits, -1 for what is none."""
+    cdef const unsigned char *text = value
+    cdef Py_ssize_t length = len(value), i
     cdef long long number = 0
-    cdef int digit
-    cdef Py_UCS4 each
-    if not 0 < len(text) <= 18:
+    if not 0 < length <= 18:
         return -1
-    for each in text:
-        digit = <int>each - 48
-        if not 0 <= digit <= 9:
+    for i in range(length):
+        if not c'0' <= text[i] <= c'9':
             return -1
-        number = 10 * number + digit
+        number = 10 * number + (text[i] - c'0')
     return number
 
 
@@ -162,25 +159,27 @@ def ordinary(list lines not None):
             colon += 1
         if colon == length or text[0] == c' ' or text[0] == c'\t':
             return None
-        if colon == 4 and _is(line, colon, "etag"):
+        if colon == 4 and _is(text, b"etag", colon):
             if etag is not None:
                 return None
-            etag = _value(line, colon + 1)
-        elif colon == 13 and _is(line, colon, "last-modified"):
+            etag = _value(text, colon + 1, length).decode("latin-1")
+        elif colon == 13 and _is(text, b"last-modified", colon):
             if modified is not None:
                 return None
-            modified = _value(line, colon + 1)
-        elif colon == 14 and _is(line, colon, "content-length"):
+            modified = _value(text, colon + 1, length).decode("latin-1")
+        elif colon == 14 and _is(text, b"content-length", colon):
             if size >= 0:
                 return None
-            size = _number(_value(line, colon + 1))
+            size = _number(_value(text, colon + 1, length))
             if size < 0:
                 return None
         elif colon == 16 and (
-            _is(line, colon, "content-encoding") or _is(line, colon, "x-amz-version-id") or _is(line, colon, "x-oss-version-id")
+            _is(text, b"content-encoding", colon)
+            or _is(text, b"x-amz-version-id", colon)
+            or _is(text, b"x-oss-version-id", colon)
         ):
             return None
-        elif colon == 17 and _is(line, colon, "transfer-encoding"):
+        elif colon == 17 and _is(text, b"transfer-encoding", colon):
             return None
     return (size, etag or None, modified or None) if size >= 0 else None
 
