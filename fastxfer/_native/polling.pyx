@@ -2,7 +2,7 @@
 runs Python.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport ENOENT, errno
 from libc.stdint cimport uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -32,15 +32,20 @@ cdef enum:
 
 cdef class Watch:
     """A callable for M_SOCKETFUNCTION that has an epoll watch what libcurl wants watched. `watched`, which it may share with others, tells
-    whose each descriptor is: `owner`'s. Raises OSError.
+    whose each descriptor is: `owner`'s; `registered`, the same, for which events the epoll has it. Raises OSError.
+
+    A descriptor that is not to be watched any more, while it was for reading alone, stays with the epoll: most are of kept connections, and
+    soon wanted again. One that was closed meanwhile is not there then, whatever has its number now: the kernel takes it out.
     """
     cdef int poll
     cdef dict watched
+    cdef dict registered
     cdef object owner
 
-    def __init__(self, int poll, dict watched not None, owner):
+    def __init__(self, int poll, dict watched not None, dict registered not None, owner):
         self.poll = poll
         self.watched = watched
+        self.registered = registered
         self.owner = owner
 
     def __call__(self, int what, int fd, _multi, _data):
@@ -52,11 +57,21 @@ cdef class Watch:
             if not there:
                 return
             del self.watched[fd]
-            self._control(EPOLL_CTL_DEL, fd, &event)
+            if self.registered.get(fd) != EPOLLIN:
+                self.registered.pop(fd, None)
+                self._control(EPOLL_CTL_DEL, fd, &event)
         elif there:
             self._control(EPOLL_CTL_MOD, fd, &event)
+            self.registered[fd] = event.events
         elif event.events:
-            self._control(EPOLL_CTL_ADD, fd, &event)
+            if fd not in self.registered:
+                self._control(EPOLL_CTL_ADD, fd, &event)
+            elif epoll_ctl(self.poll, EPOLL_CTL_MOD, fd, &event) != 0:
+                del self.registered[fd]
+                if errno != ENOENT:
+                    raise OSError(errno, os.strerror(errno))
+                self._control(EPOLL_CTL_ADD, fd, &event)
+            self.registered[fd] = event.events
             self.watched[fd] = self.owner
 
     cdef int _control(self, int what, int fd, epoll_event *event) except -1:

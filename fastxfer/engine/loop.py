@@ -57,13 +57,13 @@ class _Multi:
     that asks for HTTP/2.
     """
 
-    def __init__(self, poll: select.epoll, watched: dict[int, Any]) -> None:
+    def __init__(self, poll: int, watched: dict[int, Any], registered: dict[int, int]) -> None:
         self.deadline = Deadline()
         self.handle = pycurl.CurlMulti()
         # Bound once: pycurl looks its methods up anew, and slowly, each time.
         self.add, self.remove = self.handle.add_handle, self.handle.remove_handle
         self._socket_action, self._info_read = self.handle.socket_action, self.handle.info_read
-        self.handle.setopt(pycurl.M_SOCKETFUNCTION, Watch(poll.fileno(), watched, self))
+        self.handle.setopt(pycurl.M_SOCKETFUNCTION, Watch(poll, watched, registered, self))
         self.handle.setopt(pycurl.M_TIMERFUNCTION, self.deadline)
         self.handle.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
         self.handle.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
@@ -98,6 +98,7 @@ class Engine:
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._watched: dict[int, Any] = {}  # by descriptor
+        self._registered: dict[int, int] = {}  # with the epoll, for which events
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -164,7 +165,7 @@ class Engine:
     def _multi_of(self, exchange: Exchange) -> _Multi:
         multi = self._multis.get(exchange.pool)
         if multi is None:
-            multi = self._multis[exchange.pool] = _Multi(self._poll, self._watched)
+            multi = self._multis[exchange.pool] = _Multi(self._poll.fileno(), self._watched, self._registered)
         return multi
 
     def let_go(self, exchange: Exchange, *, soon: bool = False) -> None:
@@ -221,6 +222,8 @@ class Engine:
                     multi.act(fd, events)
                 elif fd == self._wake_read:
                     self._drain()
+                else:
+                    self._unregister(fd)
             for multi in list(self._multis.values()):
                 multi.act_if_due()
                 done, failed = multi.finished()
@@ -233,6 +236,27 @@ class Engine:
             self.abort(exchange, InterruptedTransferError("the transfer was stopped; run it again to go on"))
         self._run_calls()
         self._ahead.close()
+
+    def _unregister(self, fd: int) -> None:
+        """Ends the watch over a connection that nobody uses and on which something came, or its end; libcurl
+        finds that out when it wants to use it.
+        """
+        self._registered.pop(fd, None)
+        try:
+            self._poll.unregister(fd)
+        except OSError:
+            # It was closed here, and a process that was forked has it still: it cannot be named any more.
+            self._renew_poll()
+
+    def _renew_poll(self) -> None:
+        """Puts an epoll in the place of this one that has only what is watched."""
+        with select.epoll() as fresh:
+            fresh.register(self._wake_read, select.EPOLLIN)
+            for fd in self._watched:
+                fresh.register(fd, self._registered[fd])
+            os.dup2(fresh.fileno(), self._poll.fileno(), inheritable=False)
+        for fd in self._registered.keys() - self._watched.keys():
+            del self._registered[fd]
 
     def _timeout(self) -> float | None:
         if self._calls:

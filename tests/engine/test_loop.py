@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -127,6 +128,101 @@ def test_a_kept_connection_with_bytes_that_nobody_asked_for_is_not_used_again(
         send(engine, server.url(), again, exchange)
         assert again.wait().body == b"right"
         assert server.connections == 2
+
+
+class Unregisters:
+    """Notes which descriptors an engine lets go of, and how often it renews its epoll."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fds: list[int] = []
+        self.renewed = 0
+        self.over = threading.Event()
+        self._engine = engine
+        self._unregister, self._renew = engine._unregister, engine._renew_poll
+        monkeypatch.setattr(engine, "_unregister", self._note)
+        monkeypatch.setattr(engine, "_renew_poll", self._note_renewed)
+
+    def _note(self, fd: int) -> None:
+        self.fds.append(fd)
+        self._unregister(fd)
+        self.over.set()
+
+    def _note_renewed(self) -> None:
+        self.renewed += 1
+        self._renew()
+
+    def wait(self) -> list[int]:
+        """Returns those let go, when there is one and the engine has gone on for many rounds."""
+        assert self.over.wait(DEADLINE_S)
+        for _ in range(20):
+            on(self._engine, lambda: None)
+        return self.fds
+
+
+def test_a_kept_connection_that_ends_is_looked_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = threading.Event()
+
+    def serve(request: Asked, connection: Connection) -> None:
+        connection.respond(200, body=b"right")
+        if request.connection == 0:
+            connection.stall(ends)
+            connection.close()
+
+    unregisters = Unregisters(engine, monkeypatch)
+    with RawServer(serve) as server:
+        heard, again = Hears(), Hears()
+        exchange = send(engine, server.url(), heard)
+        heard.wait()
+        (kept,) = engine._sockets.values()
+        assert kept in engine._registered and unregisters.fds == []
+        ends.set()
+        assert unregisters.wait() == [kept] and kept not in engine._registered
+        send(engine, server.url(), again, exchange)
+        assert again.wait().body == b"right"
+        assert (server.connections, unregisters.renewed) == (2, 0)
+
+
+def test_a_closed_connection_that_a_forked_process_has_still_is_no_burden(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel then goes on to tell of it, by a number that is nobody's or another's."""
+    more, running = threading.Event(), threading.Event()
+
+    def serve(request: Asked, connection: Connection) -> None:
+        if request.target == "/slow":
+            connection.stall(running)
+            connection.respond(200, body=b"slow")
+            return
+        last = request.target == "/last"
+        connection.respond(200, {"Connection": "close"} if last else None, b"right")
+        if last:
+            connection.stall(more)
+            connection.send(b"x")
+            connection.stall(running)
+
+    unregisters = Unregisters(engine, monkeypatch)
+    with RawServer(serve) as server:
+        first, last, slow = Hears(), Hears(), Hears()
+        exchange = send(engine, server.url(), first)
+        first.wait()
+        (kept,) = engine._sockets.values()
+        sleeper = os.fork()
+        if not sleeper:
+            select.select([], [], [])  # it has the connection until it is ended
+        try:
+            send(engine, server.url("/last"), last, exchange)
+            assert last.wait().body == b"right"
+            more.set()
+            assert unregisters.wait() == [kept] and unregisters.renewed == 1
+            send(engine, server.url("/slow"), slow)
+            server.wait_for_requests(3)
+            running.set()
+            assert slow.wait().body == b"slow"
+        finally:
+            os.kill(sleeper, signal.SIGKILL)
+            os.waitpid(sleeper, 0)
 
 
 def test_an_exchange_is_used_again_on_the_same_connection(engine: Engine) -> None:
