@@ -27,15 +27,26 @@ static int write_all(int fd, const unsigned char *bytes, size_t length)
     return 0;
 }
 
+static struct timespec time_of(int64_t ns)
+{
+    struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    if (time.tv_nsec < 0) {
+        time.tv_sec -= 1;
+        time.tv_nsec += 1000000000;
+    }
+    return time;
+}
+
 static int date(int fd, int64_t mtime_ns)
 {
-    struct timespec both = {.tv_sec = mtime_ns / 1000000000, .tv_nsec = mtime_ns % 1000000000};
-    if (both.tv_nsec < 0) {
-        both.tv_sec -= 1;
-        both.tv_nsec += 1000000000;
-    }
-    struct timespec times[2] = {both, both};
+    struct timespec times[2] = {time_of(mtime_ns), time_of(mtime_ns)};
     return futimens(fd, times) == 0 || errno == EPERM ? 0 : errno;
+}
+
+int fx_date_named(int directory, const char *name, int64_t mtime_ns)
+{
+    struct timespec times[2] = {time_of(mtime_ns), time_of(mtime_ns)};
+    return utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno;
 }
 
 /* Whether a descriptor's file is only to be named by way of /proc: before Linux 6.10 AT_EMPTY_PATH is for the privileged. */

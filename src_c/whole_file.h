@@ -35,6 +35,9 @@ typedef struct fx_whole_file {
  * it is left. Syncs nothing. */
 void fx_whole_file_store(fx_whole_file *file, int unnamed, int looks);
 
+/* Gives a file that has its name a modification time, in nanoseconds since the epoch. Returns 0 or an errno value. */
+int fx_date_named(int directory, const char *name, int64_t mtime_ns);
+
 /* Whether a directory, by a descriptor that may read it, has a name with an ending: 1 or 0, or -1 where it cannot be read. Moves the descriptor's
  * position. */
 int fx_has_ending(int fd, const char *ending);

@@ -21,6 +21,7 @@ cdef extern from "whole_file.h" nogil:
         uint64_t crc
 
     void fx_whole_file_store(fx_whole_file *file, int unnamed, int looks)
+    int fx_date_named(int directory, const char *name, int64_t mtime_ns)
     int fx_has_ending(int fd, const char *ending)
     int fx_sync_file_system(int fd)
 
@@ -66,6 +67,27 @@ def store(list files, bint unnamed=True, bint looks=True):
             PyBuffer_Release(&views[i])
         free(all)
         free(views)
+
+
+def date(list files):
+    """Gives files, which have their names, modification times; returns an errno value for each, 0 for none. Each of `files` is (directory, name,
+    mtime in ns). Releases the interpreter's lock.
+    """
+    cdef Py_ssize_t count = len(files), i
+    cdef bytes name
+    cdef fx_whole_file *all = <fx_whole_file *>calloc(max(count, 1), sizeof(fx_whole_file))
+    if all == NULL:
+        raise MemoryError()
+    try:
+        for i in range(count):
+            all[i].directory, name, all[i].mtime_ns = files[i]
+            all[i].name = name
+        with nogil:
+            for i in range(count):
+                all[i].error = fx_date_named(all[i].directory, all[i].name, all[i].mtime_ns)
+        return [all[i].error for i in range(count)]
+    finally:
+        free(all)
 
 
 def has_ending(int fd, bytes ending not None):

@@ -169,6 +169,9 @@ class WholeFiles:
                 self._finish(file, step, number)
             if not self._durable and file.told[2] is None and file.error is None:
                 self._mark(file)
+        self._close_some()
+
+    def _close_some(self) -> None:
         while len(self._folders) > KEPT_DIRECTORIES:
             self._folders.popitem(last=False)[1].close()
 
@@ -287,8 +290,7 @@ class WholeFiles:
         except OSError as error:
             refused = storage_error(f"sync what was written below {self._root.path}", error)
         else:
-            for file in files:
-                self._mark(file)
+            self._mark_all(files)
             return
         for file in files:
             file.error = refused
@@ -312,6 +314,30 @@ class WholeFiles:
             assert file.error is not None
             raise file.error
         return folder.directory
+
+    def _mark_all(self, files: Sequence[WholeFile]) -> None:
+        """Marks files as `_mark` does, those with a date many at a time."""
+        dated: list[tuple[int, bytes, int]] = []
+        folder: Directory | None = None
+        folders: tuple[str, ...] | None = None
+        for file in files:
+            modified = http_time(file.told[2])
+            if modified is None or file.skipped:
+                self._mark(file)
+                continue
+            if folder is None or file.folders is not folders:
+                if len(self._folders) > KEPT_DIRECTORIES:
+                    whole_file.date(dated)
+                    dated.clear()
+                    self._close_some()
+                try:
+                    folder, folders = self._reopened(file), file.folders
+                except (OSError, FastxferError):
+                    file.error = folder = None  # it is there; a later run fetches it again
+                    continue
+            name = file.name.encode(_ENCODING, "surrogateescape")
+            dated.append((folder.fd, name, int(modified * 1_000_000_000)))
+        whole_file.date(dated)
 
     def _mark(self, file: WholeFile) -> None:
         """Keeps with a file what tells a later run that it is this object (`is_unchanged`)."""

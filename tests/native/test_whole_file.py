@@ -17,7 +17,7 @@ import pytest
 
 from fastxfer._native import whole_file
 from fastxfer._native.checksum import crc64nvme
-from fastxfer._native.whole_file import CREATE, RENAME, WRITE, has_ending, sync_file_system
+from fastxfer._native.whole_file import CREATE, RENAME, WRITE, date, has_ending, sync_file_system
 from tests.servers.objects import make_bytes
 
 DATA = make_bytes(100_000, seed=2)
@@ -55,6 +55,22 @@ def test_files_get_their_bytes_names_and_times(store: Store, at: int, tmp_path: 
 def test_a_time_before_1970_is_kept(store: Store, at: int, tmp_path: Path) -> None:
     assert store([(at, b"w", b"f", b"x", -1)])[0][1] == 0
     assert (tmp_path / "f").stat().st_mtime_ns == -1
+
+
+def test_files_that_are_there_are_dated_and_links_not_followed(at: int, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("b")
+    before = (tmp_path / "b").stat().st_mtime_ns
+    done = date([(at, b"a", 1_500_000_000_123_456_789), (at, b"no", 1), (at, b"link", -1), (-1, b"a", 1)])
+    assert done == [0, errno.ENOENT, 0, errno.EBADF]
+    assert (tmp_path / "a").stat().st_mtime_ns == 1_500_000_000_123_456_789
+    assert (tmp_path / "b").stat().st_mtime_ns == before
+    assert (tmp_path / "link").lstat().st_mtime_ns == -1
+    assert date([]) == []
+    wrong: list[Any] = [(at, "a", 1)]
+    with pytest.raises(TypeError):
+        date(wrong)
 
 
 def test_what_stands_under_the_name_stays(store: Store, at: int, tmp_path: Path) -> None:
