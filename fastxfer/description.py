@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastxfer.plan.ranges import Span
+from fastxfer.values import dataclass
 
 if TYPE_CHECKING:
     from fastxfer.inputs.entry import Pieces

@@ -5,7 +5,6 @@ asked of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer._native.writer import Throttle
@@ -18,6 +17,7 @@ from fastxfer.plan.rates import UNLIMITED
 from fastxfer.plan.response import Verdict
 from fastxfer.sources.opening import RemoteSource
 from fastxfer.subject import Mirror
+from fastxfer.values import dataclass
 
 # Over so many stall time-outs an answer has to bring more than a trickle, that many bytes a second.
 TRICKLE_STALLS = 4

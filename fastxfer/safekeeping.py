@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fastxfer import ledgers
 from fastxfer._native.bitmap import ChunkLedger
@@ -40,6 +40,7 @@ from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unchanged, make_record
 from fastxfer.storage.reading import COMBINE_CHUNKS, Reading, combined
 from fastxfer.units import format_size
+from fastxfer.values import dataclass
 
 # Objects up to this size come in a request or a few: one buffered write, no mapping, no checkpoint.
 SMALL_BYTES = 1024**2

@@ -5,13 +5,13 @@ that.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from fastxfer.engine.request import Head
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity, Verdict, judge
 from fastxfer.sources.opening import RemoteSource
+from fastxfer.values import dataclass
 
 
 @dataclass(slots=True, eq=False)

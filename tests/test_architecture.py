@@ -129,6 +129,7 @@ ROOM_OF = {
     "fastxfer.description": "pure",
     "fastxfer.units": "pure",
     "fastxfer.results": "pure",
+    "fastxfer.values": "pure",
     "fastxfer.progress.snapshot": "pure",
     "fastxfer.progress": "pure",
     "fastxfer._version": "pure",
@@ -380,6 +381,7 @@ def test_plan_needs_nothing_but_itself_and_the_errors() -> None:
     assert {name for name in needed if not inside(name, "fastxfer.plan")} <= {
         "fastxfer.errors",
         "fastxfer.units",
+        "fastxfer.values",
     }
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from functools import partial
 from typing import Any, NoReturn
 
 from fastxfer.errors import OptionError
 from fastxfer.options import TransferOptions, parse_checksum, parse_flag
+from fastxfer.values import dataclass
 
 SAID_TWICE = "is given twice for one algorithm, with different digests"
 

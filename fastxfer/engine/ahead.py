@@ -14,10 +14,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from fastxfer.plan import ahead
+from fastxfer.values import dataclass
 
 Address = tuple[int, str, int]
 """Family, host and port."""

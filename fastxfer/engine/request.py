@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import pycurl
@@ -16,6 +16,7 @@ from fastxfer.errors import BadResponseError, FastxferError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.response import Headers
+from fastxfer.values import dataclass
 
 # libcurl reads up to this much from a socket at once and still passes at most 16 KiB a callback; 512 KiB is
 # where the CPU time of a loopback transfer stops falling.

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 from fastxfer.plan.retry import RETRY_AFTER_CAP_S
+from fastxfer.values import dataclass
 
 RECOVERY_S = 5.0
 HALVING_S = 1.0

@@ -10,11 +10,12 @@ have on average.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fastxfer.plan.ranges import Span, length
 from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.retry import backoff_s
+from fastxfer.values import dataclass
 
 COOL_DOWN_S = 60.0
 RECOVERY_S = 5.0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fastxfer.errors import FastxferError
 from fastxfer.plan.ranges import Span
+from fastxfer.values import dataclass
 
 # ---- events ----
 

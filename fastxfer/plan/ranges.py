@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from fastxfer.values import dataclass
 
 Span = tuple[int, int]
 """A half-open range of bytes, start <= stop."""

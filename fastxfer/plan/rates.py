@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fastxfer.plan.fairness import shares
+from fastxfer.values import dataclass
 
 BURST_S = 0.1
 # A thread that waited for no more than this part of the last so many seconds has no time to spare.

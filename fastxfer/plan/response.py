@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fastxfer.errors import (
     AuthError,
@@ -24,6 +24,7 @@ from fastxfer.errors import (
 )
 from fastxfer.plan.ranges import ContentRange, Span, parse_content_range
 from fastxfer.plan.retry import parse_retry_after
+from fastxfer.values import dataclass
 
 _MULTIPART = re.compile(r"multipart/byteranges", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,19}")

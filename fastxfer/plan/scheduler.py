@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fastxfer.errors import (
     BadResponseError,
@@ -64,6 +64,7 @@ from fastxfer.plan.moves import (
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.rates import RateMeter
 from fastxfer.plan.retry import backoff_s
+from fastxfer.values import dataclass
 
 PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2

@@ -13,11 +13,12 @@ the future is from before a reboot and is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fastxfer.plan.fairness import shares
 from fastxfer.plan.governor import USUAL_CAP, Learned
 from fastxfer.plan.retry import RETRY_AFTER_CAP_S
+from fastxfer.values import dataclass
 
 STALE_S = 5.0
 FORGOTTEN_S = 120.0

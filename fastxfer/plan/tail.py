@@ -5,7 +5,8 @@ all others, and when a second request for the same bytes pays. Times are in seco
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from fastxfer.values import dataclass
 
 # A cut or a race that saves less than this is not worth a request.
 LEAST_GAIN_S = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
@@ -13,6 +13,7 @@ from fastxfer.options import HARMLESS_HEADERS, TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
 from fastxfer.sources.schemes import is_location
+from fastxfer.values import dataclass
 
 MAX_REDIRECTS = 10
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")

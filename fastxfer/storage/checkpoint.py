@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fastxfer.errors import CheckpointError, storage_error
 from fastxfer.names import CHECKPOINT, NEW_CHECKPOINT
 from fastxfer.plan.response import Identity
 from fastxfer.storage.directory import Directory
+from fastxfer.values import dataclass
 
 MAGIC = b"\x89FXCKPT\n"
 VERSION = 1

@@ -7,13 +7,13 @@ checksums of their bytes (docs/checkpoint-format.md).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastxfer._native.bitmap import ChunkLedger
 from fastxfer.storage.checkpoint import Checkpoint, boot_id, read_checkpoint
 from fastxfer.storage.paths import Target
 from fastxfer.storage.reading import crc_of
+from fastxfer.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 from fastxfer.storage.checkpoint import boot_id
+from fastxfer.values import dataclass
 
 RECORD_BYTES = 1024
 _TOKEN = re.compile(r"[0-9a-f]{16}")

@@ -19,7 +19,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from fastxfer._native.bitmap import ChunkLedger
@@ -33,6 +33,7 @@ from fastxfer.storage.locks import give_lock
 from fastxfer.storage.owner import Owner, open_part, unless_taken_over
 from fastxfer.storage.paths import Target
 from fastxfer.storage.publish import is_unfinished, mark_unfinished, publish
+from fastxfer.values import dataclass
 
 # One pwrite(2) of 256 KiB costs the same CPU a byte as larger ones, and 128 connections then hold 32 MiB of
 # buffers.

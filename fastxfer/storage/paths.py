@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fastxfer.names import (
     safe_path,
 )
 from fastxfer.storage.directory import Directory
+from fastxfer.values import dataclass
 
 _NO_DIRECTORY = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
