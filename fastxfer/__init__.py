@@ -20,20 +20,15 @@ if TYPE_CHECKING:
     from fastxfer.dataset.report import MirrorItem, MirrorProgress, MirrorReport
     from fastxfer.many import fetch_many, read_inputs
     from fastxfer.mirroring import mirror
+    from fastxfer.probe_result import RemoteObject
     from fastxfer.progress.snapshot import Progress
+    from fastxfer.put_results import CopyResult, PendingUpload, PutResult
     from fastxfer.queue import Queue, QueueItem
     from fastxfer.reading import open
     from fastxfer.remote_file import RemoteFile
-    from fastxfer.results import (
-        CopyResult,
-        FetchResult,
-        PendingUpload,
-        PutResult,
-        RemoteObject,
-        SetVerifyResult,
-        VerifyResult,
-    )
+    from fastxfer.results import FetchResult
     from fastxfer.uploading import abort_uploads, list_uploads, put
+    from fastxfer.verify_results import SetVerifyResult, VerifyResult
 
 # Each name is imported when it is asked for: the engine takes longer than many a fetch, and what few need
 # (SQLite, XML, the parsers) longer than that.
@@ -43,21 +38,21 @@ _DEFERRED = {
     "BenchReport": "fastxfer.benching",
     "BenchRow": "fastxfer.benching",
     "ConnectionRate": "fastxfer.benching",
-    "CopyResult": "fastxfer.results",
+    "CopyResult": "fastxfer.put_results",
     "FetchResult": "fastxfer.results",
     "MirrorItem": "fastxfer.dataset.report",
     "MirrorProgress": "fastxfer.dataset.report",
     "MirrorReport": "fastxfer.dataset.report",
-    "PendingUpload": "fastxfer.results",
+    "PendingUpload": "fastxfer.put_results",
     "Progress": "fastxfer.progress.snapshot",
-    "PutResult": "fastxfer.results",
+    "PutResult": "fastxfer.put_results",
     "Queue": "fastxfer.queue",
     "QueueItem": "fastxfer.queue",
-    "RemoteObject": "fastxfer.results",
+    "RemoteObject": "fastxfer.probe_result",
     "RemoteFile": "fastxfer.remote_file",
-    "SetVerifyResult": "fastxfer.results",
+    "SetVerifyResult": "fastxfer.verify_results",
     "Transfer": "fastxfer.api",
-    "VerifyResult": "fastxfer.results",
+    "VerifyResult": "fastxfer.verify_results",
     "abort_uploads": "fastxfer.uploading",
     "acopy": "fastxfer.awaiting",
     "afetch": "fastxfer.awaiting",

@@ -14,12 +14,14 @@ from fastxfer.errors import OptionError, PausedError, TransferTimeoutError
 from fastxfer.names import is_metalink
 from fastxfer.options import GivenCredentials, Refresh, TransferOptions
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, RemoteObject, VerifyResult
+from fastxfer.results import FetchResult
 from fastxfer.units import format_size
 
 if TYPE_CHECKING:
     from fastxfer.dataset.verifying import SetVerification
+    from fastxfer.probe_result import RemoteObject
     from fastxfer.verification import Verification
+    from fastxfer.verify_results import VerifyResult
 
 Path = str | os.PathLike[str]
 Headers = Mapping[str, str] | Iterable[str | tuple[str, str]]

@@ -22,8 +22,10 @@ from fastxfer.copying import begin_copy, copy
 from fastxfer.errors import PausedError
 from fastxfer.latch import Latch
 from fastxfer.mirroring import CONNECTIONS, begin_mirror, mirror, teller
+from fastxfer.probe_result import RemoteObject
 from fastxfer.progress.reporter import report
-from fastxfer.results import CopyResult, FetchResult, PutResult, RemoteObject
+from fastxfer.put_results import CopyResult, PutResult
+from fastxfer.results import FetchResult
 from fastxfer.uploading import begin_upload, put
 
 _P = ParamSpec("_P")

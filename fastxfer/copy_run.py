@@ -37,8 +37,8 @@ from fastxfer.copy_whole import Whole
 from fastxfer.errors import ChecksumError, FastxferError, OptionError, RemoteChangedError, storage_error
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, PartGrid, Pieces, grid_for, growing_part
+from fastxfer.put_results import CopyResult
 from fastxfer.ranged_source import Look, RangedSource, SourceChangedError
-from fastxfer.results import CopyResult
 from fastxfer.sources.schemes import is_location
 from fastxfer.sources.store import StoreSource
 from fastxfer.sources.store_access import StoreAccess

@@ -9,7 +9,7 @@ from fastxfer.copy_options import SHARED, CopyOptions
 from fastxfer.copy_run import Copy
 from fastxfer.options import TransferOptions
 from fastxfer.progress.reporter import wait_reported
-from fastxfer.results import CopyResult
+from fastxfer.put_results import CopyResult
 
 
 def copy(

@@ -32,8 +32,8 @@ from fastxfer.plan.response import (
     judge,
 )
 from fastxfer.plan.retry import backoff_s
+from fastxfer.probe_result import RemoteObject
 from fastxfer.refusals import judge_refusal
-from fastxfer.results import RemoteObject
 from fastxfer.sources.http import HttpSource
 from fastxfer.sources.opening import RemoteSource
 

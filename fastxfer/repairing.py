@@ -22,13 +22,14 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span, add, subtract
 from fastxfer.plan.response import Identity, difference
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import FetchResult, VerifyResult
+from fastxfer.results import FetchResult
 from fastxfer.safekeeping import provable
 from fastxfer.sources.opening import open_source
 from fastxfer.storage import reopening
 from fastxfer.storage.checkpoint import Checkpoint
 from fastxfer.storage.part_file import Source
 from fastxfer.storage.paths import Target
+from fastxfer.verify_results import VerifyResult
 
 Mend = Callable[[], VerifyResult]
 

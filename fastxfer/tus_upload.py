@@ -32,7 +32,7 @@ from fastxfer.local_file import LocalFile
 from fastxfer.options import TransferOptions
 from fastxfer.progress.snapshot import chunk_cells
 from fastxfer.put_options import PutOptions
-from fastxfer.results import PutResult
+from fastxfer.put_results import PutResult
 from fastxfer.sources import tus
 from fastxfer.sources.http import HttpSource, safe_url
 from fastxfer.storage.upload_file import UploadFile

@@ -22,7 +22,7 @@ from fastxfer.local_file import LocalFile
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import PartGrid, grid_for
 from fastxfer.put_options import PutOptions
-from fastxfer.results import PutResult
+from fastxfer.put_results import PutResult
 from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.storage.upload_file import UploadFile

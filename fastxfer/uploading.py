@@ -9,7 +9,7 @@ from fastxfer.api import Path, ProgressOption
 from fastxfer.options import TransferOptions
 from fastxfer.progress.reporter import wait_reported
 from fastxfer.put_options import NETWORK, PutOptions
-from fastxfer.results import PendingUpload, PutResult
+from fastxfer.put_results import PendingUpload, PutResult
 from fastxfer.sources.tus import is_tus
 from fastxfer.tus_upload import TusUpload
 from fastxfer.upload import Upload

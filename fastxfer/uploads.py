@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastxfer.options import TransferOptions
-from fastxfer.results import PendingUpload
+from fastxfer.put_results import PendingUpload
 from fastxfer.sources import multipart
 from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.store_access import StoreAccess

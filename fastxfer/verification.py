@@ -17,9 +17,9 @@ from fastxfer.examining import Exhibit, Findings, examine, open_exhibit
 from fastxfer.options import TransferOptions
 from fastxfer.progress.snapshot import Progress
 from fastxfer.repairing import Repair
-from fastxfer.results import VerifyResult
 from fastxfer.storage.reading import Reading
 from fastxfer.storage.reopening import tidy
+from fastxfer.verify_results import VerifyResult
 
 # What a fetch takes and a verification has no use for, or decides itself.
 OF_A_FETCH = frozenset({"checksum", "chunk_size", "resume", "unpause", "exists", "on_change", "keep_ledger"})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastxfer.api import probe
 from fastxfer.cli import output
 from fastxfer.cli.arguments import Parser, one_url, switch, transfer_options, values
-from fastxfer.results import RemoteObject
+from fastxfer.probe_result import RemoteObject
 from fastxfer.units import format_size
 
 # What is about the local file and the pace of a fetch; everything else a probe takes too.

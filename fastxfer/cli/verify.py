@@ -23,8 +23,8 @@ from fastxfer.errors import (
     InterruptedTransferError,
     OptionError,
 )
-from fastxfer.results import VerifyResult
 from fastxfer.verification import OF_A_FETCH
+from fastxfer.verify_results import VerifyResult
 
 if TYPE_CHECKING:
     pass

@@ -16,7 +16,7 @@ from fastxfer.dataset.exports import save
 from fastxfer.dataset.verifying import Lines, SetVerification
 from fastxfer.errors import ChecksumError, FastxferError, InterruptedTransferError, OptionError
 from fastxfer.progress.reporter import report
-from fastxfer.results import SetVerifyResult
+from fastxfer.verify_results import SetVerifyResult
 
 # More files than these are counted in the words, and named with --json.
 SHOWN_FILES = 20

@@ -25,8 +25,8 @@ from fastxfer.dataset.planning import Here
 from fastxfer.errors import OptionError, StorageError, storage_error
 from fastxfer.plan.rates import RateMeter
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import SetVerifyResult
 from fastxfer.storage.digest import BLOCK, Hasher, make_hasher
+from fastxfer.verify_results import SetVerifyResult
 
 MAX_JOBS = 64
 NAMED = 1000

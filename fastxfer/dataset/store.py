@@ -40,7 +40,7 @@ from fastxfer.errors import (
 )
 from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, unquoted
-from fastxfer.results import CopyResult
+from fastxfer.put_results import CopyResult
 from fastxfer.sources.http import origin
 from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.schemes import is_http, is_location

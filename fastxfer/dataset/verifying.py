@@ -15,7 +15,7 @@ from fastxfer.dataset.ledger import Ledger
 from fastxfer.dataset.proving import checked_jobs, prove
 from fastxfer.errors import OptionError
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import SetVerifyResult
+from fastxfer.verify_results import SetVerifyResult
 
 Lines = Callable[[Iterator[str]], object]
 EXPORTS = {"manifest": manifest_lines, "sha256sums": sha256sums_lines}

@@ -19,13 +19,13 @@ NOT_FOR_A_FETCH = {
     "lzma", "numpy", "pyexpat", "random", "rich", "secrets", "shutil", "sqlite3", "string", "subprocess",
     "tempfile", "textwrap", "traceback", "unicodedata", "urllib.request", "xml", "zipfile",
     "fastxfer.batch", "fastxfer.dataset", "fastxfer.examining", "fastxfer.inputs", "fastxfer.many",
-    "fastxfer.metalinks", "fastxfer.plan.expiry", "fastxfer.plan.parts", "fastxfer.probing",
-    "fastxfer.progress.bar", "fastxfer.progress.overall", "fastxfer.queue", "fastxfer.refusals",
-    "fastxfer.repairing",
+    "fastxfer.metalinks", "fastxfer.plan.expiry", "fastxfer.plan.parts", "fastxfer.probe_result",
+    "fastxfer.probing", "fastxfer.progress.bar", "fastxfer.progress.overall", "fastxfer.put_results",
+    "fastxfer.queue", "fastxfer.refusals", "fastxfer.repairing",
     "fastxfer.sources.credential_chain", "fastxfer.sources.locations", "fastxfer.sources.signing",
     "fastxfer.sources.store", "fastxfer.sources.store_access", "fastxfer.sources.store_errors",
     "fastxfer.sources.tus", "fastxfer.storage.reopening", "fastxfer.storage.upload_file",
-    "fastxfer.uploading", "fastxfer.verification",
+    "fastxfer.uploading", "fastxfer.verification", "fastxfer.verify_results",
 }  # fmt: skip
 NOT_FOR_HELP = NOT_FOR_A_FETCH | {"argparse", "dataclasses", "pycurl", "fastxfer.api", "fastxfer.options"}
 TELL = """

@@ -30,7 +30,7 @@ from fastxfer.errors import LedgerError, OptionError, StorageError, TargetBusyEr
 from fastxfer.inputs.manifest import rows
 from fastxfer.options import DIGEST_HEX_LENGTHS
 from fastxfer.progress.snapshot import Progress
-from fastxfer.results import SetVerifyResult
+from fastxfer.verify_results import SetVerifyResult
 from tests.dataset.sets import SOURCE, Tally, entry, flip, listed, mirrored
 
 MIB = 1024**2

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import fastxfer
-from fastxfer.results import CopyResult
+from fastxfer.put_results import CopyResult
 from tests.servers.gateway import Call
 from tests.servers.objects import make_bytes
 from tests.servers.proxy import Harm, Proxy

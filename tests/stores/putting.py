@@ -7,7 +7,7 @@ from typing import Any
 
 import fastxfer
 from fastxfer._native.checksum import crc64nvme, crc64xz
-from fastxfer.results import PutResult
+from fastxfer.put_results import PutResult
 from tests.servers.objects import make_bytes
 from tests.servers.store import Store
 

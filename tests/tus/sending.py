@@ -10,7 +10,7 @@ import pytest
 import fastxfer
 from fastxfer._native.checksum import crc64nvme
 from fastxfer.errors import FastxferError
-from fastxfer.results import PutResult
+from fastxfer.put_results import PutResult
 from tests.servers.gateway import Inbound
 from tests.servers.objects import make_bytes
 from tests.servers.raw import Request
