@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import pickle
 
+import pytest
+
 from fastxfer.values import dataclass
 
 
@@ -34,6 +36,19 @@ class Moving:
     """One that changes."""
 
     at: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """One whose fields are named, and looked at."""
+
+    size: int
+    seen: list[int] = dataclasses.field(default_factory=list)
+    unit: str = "B"
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("a size is not negative")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +99,26 @@ def test_what_a_class_says_itself_stays() -> None:
     assert repr(Own()) == "mine"
     assert Own(3) == 3
     assert hash(Own()) == 7
+
+
+def test_they_are_made_of_what_is_given_and_of_defaults() -> None:
+    assert (Point(3).x, Point(x=3).y, Point(3, 4, seen=2).seen) == (3, 0, 2)
+    first, second = Moving(), Moving()
+    first.at.append(1)
+    assert (first.at, second.at, Moving([5]).at) == ([1], [], [5])
+    named = Named(unit="K", size=1)
+    assert (named.size, named.seen, named.unit) == (1, [], "K")
+
+
+def test_what_cannot_be_made_is_refused() -> None:
+    with pytest.raises(TypeError, match="x"):
+        Point()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Named(1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="z"):
+        Point(1, z=2)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="negative"):
+        Named(size=-1)
 
 
 def test_the_functions_of_dataclasses_take_them() -> None:
