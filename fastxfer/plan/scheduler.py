@@ -699,7 +699,9 @@ class Scheduler:
         Where an answer takes long to begin it is the whole share, and no answer is waited for in vain.
         """
         left = ranges.length(self._gaps)
-        lanes = max(1, min(self._connections, self._share))
+        # While no more are asked for than are out, runs are cut for these.
+        most = self._growth.level if self.busy else self._connections
+        lanes = max(1, min(most, self._share))
         far = FAR_S <= self._nearest_s < math.inf
         if not slot.rate:
             if far:
