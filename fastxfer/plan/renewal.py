@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from fastxfer.plan.tail import LEAST_GAIN_S, time_for
 
-# A connection is judged when its answer brought bytes for so long, and for so many times what an answer takes
-# to begin: until then it may be on its way to its rate.
+# A connection is judged when it has been at work for so long, and for so many times what an answer takes to
+# begin: until then it may be on its way to its rate.
 JUDGED_S = 0.5
 WAITS = 8
 # So much slower than the median of so many others at least.
@@ -22,18 +22,18 @@ MOST = 2
 AGAIN_S = 4.0
 
 
-def slow_ones(judged: Mapping[int, float], rates: Mapping[int, float], left: int, cost_s: float) -> list[int]:
-    """Returns the slots whose connections are worth new ones, of those that can be judged, given the rate of
-    each that has one.
+def slow_ones(means: Mapping[int, float], left: int, cost_s: float) -> list[int]:
+    """Returns the slots whose connections are worth new ones, given the mean rate of each that can be judged,
+    over all its time: servers that limit a rate send in bursts, up to a second apart.
 
     `left` bytes are still to come over all of them, and a new connection costs `cost_s`.
     """
-    if len(rates) <= OTHERS:
+    if len(means) <= OTHERS:
         return []
-    usual, total = sorted(rates.values())[len(rates) // 2], sum(rates.values())
+    usual, total = sorted(means.values())[len(means) // 2], sum(means.values())
     then_s = time_for(left, total)
     return [
         slot
-        for slot, rate in judged.items()
+        for slot, rate in means.items()
         if rate * SLOWER < usual and then_s - time_for(left, total - rate + usual) > LEAST_GAIN_S + cost_s
     ]

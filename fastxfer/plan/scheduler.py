@@ -151,7 +151,8 @@ class _Slot:
     failures: int = 0  # in a row on this slot: how long it rests
     strikes: int = 0  # in a row while nothing moved anywhere: when the transfer gives up
     rate: float = 0.0
-    since: float | None = None  # when the first bytes came over its connection, as far as that is known
+    since: float | None = None  # when bytes were first seen to come over its connection
+    brought: int = 0  # over that connection since then, by the runs that ended
     renewals: int = 0
     renew_from: float = -math.inf
 
@@ -196,6 +197,7 @@ class Scheduler:
         self._multiplexed = False
         self._may_race = races
         self._may_renew = renews
+        self._refused = False  # once at least: a new connection may be one too many
         self._waste_limit = WASTE_BYTES
         self._room = connections  # how many requests may be out beside those of other transfers
         self._share = connections  # how many may be in the end, as far as is known: runs are cut for so many
@@ -306,7 +308,8 @@ class Scheduler:
             if run is not None and self._mode == "ranged" and pos > run.start:
                 if run.seen_at is None:
                     run.seen_at = now
-                    self._slots[slot].since = self._slots[slot].since or now
+                    if self._slots[slot].since is None:
+                        self._slots[slot].since, self._slots[slot].brought = now, run.start - pos
                 run.pos = pos
                 run.meter.update(pos, now)
             elif race is not None:
@@ -347,7 +350,10 @@ class Scheduler:
         self._waited(event.waited_s)
         if event.slot in self._races:
             return self._race_ended(event, now)
-        run = self._runs.pop(event.slot)
+        run, slot = self._runs.pop(event.slot), self._slots[event.slot]
+        slot.brought += event.pos - run.start
+        if event.error is not None or run.aborted or run.shrunk:
+            slot.since = None
         failing = self._ended(run, event, now)
         return failing if self._over else self._hand_over(run, event, now)
 
@@ -406,6 +412,7 @@ class Scheduler:
     def _failed(self, slot: _Slot, error: FastxferError, jitter: float, now: float) -> list[Command]:
         if error.retry is not Retry.SAME_SOURCE:
             return self._give_up(error)
+        self._refused |= isinstance(error, OverloadedError)
         slot.strikes += 1
         if slot.strikes > self._retries and now - self._moved_at >= self._wait_s:
             return self._give_up(error)
@@ -492,27 +499,25 @@ class Scheduler:
 
     def _renewals(self, now: float) -> list[Command]:
         """Ends the requests of connections that are worth new ones; what they did not fetch goes on there."""
-        if self._multiplexed or not self._may_renew:
+        if self._multiplexed or not self._may_renew or self._refused:
             return []
         judged_s = max(renewal.JUDGED_S, renewal.WAITS * self._answer_s)
         pieces = self._pieces(now)
-        judged = {
-            piece.slot: piece.rate
-            for piece in pieces
-            if self._runs[piece.slot].seen_at is not None
-            and now - (self._slots[piece.slot].since or now) >= judged_s
-        }
-        known = {slot: self._slots[slot].rate for slot in self._runs if self._slots[slot].rate}
+        means = {}
+        for piece in pieces:
+            slot, run = self._slots[piece.slot], self._runs[piece.slot]
+            if run.seen_at is not None and slot.since is not None and now - slot.since >= judged_s:
+                means[piece.slot] = (slot.brought + run.pos - run.start) / (now - slot.since)
         left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
         raced = {race.of for race in self._races.values()}
         commands: list[Command] = []
-        for index in renewal.slow_ones(judged, known | judged, left, self._answer_s):
+        for index in renewal.slow_ones(means, left, self._answer_s):
             slot, run = self._slots[index], self._runs[index]
             if index in raced or slot.renewals >= renewal.MOST or now < slot.renew_from:
                 continue
             slot.renewals += 1
             slot.renew_from = now + renewal.AGAIN_S
-            slot.rate, slot.since = 0.0, None
+            slot.rate = 0.0
             run.aborted = run.renewed = True
             commands.append(Abort(index))
         return commands
