@@ -32,7 +32,8 @@ def plain(text: str) -> str:
 def line(text: str = "") -> None:
     """Writes to stdout. Raises StorageError, and BrokenPipeError when nobody reads it any more."""
     try:
-        print(text, flush=True)
+        sys.stdout.write(text + "\n")  # in one call: a signal never comes between a line and its end
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
