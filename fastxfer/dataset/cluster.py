@@ -329,7 +329,11 @@ class Spread:
             yield from self._took_of(job.split, job.number, value)
 
     def _came(self, task: Task, outcome: Outcome) -> Iterator[Came]:
-        came = Came(task.entry, outcome.known, outcome.error, outcome.size, outcome.skipped, outcome.seconds)
+        skipped, size = outcome.skipped, outcome.size
+        if skipped and outcome.known is not None and task.finding.verdict is Verdict.NEW:
+            # Nothing was here when it was planned: a worker fetched it that died before it could say so.
+            skipped, size = False, outcome.known.size or 0
+        came = Came(task.entry, outcome.known, outcome.error, size, skipped, outcome.seconds)
         if isinstance(outcome.error, TargetBusyError):
             self._busy.append((task, came))
         else:

@@ -161,7 +161,7 @@ class DaskCrew:
             n_workers=os.cpu_count() or 1,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # without one, its port is that of any other cluster here
             silence_logs="CRITICAL",
         )
         self._own.append(cluster)
