@@ -126,13 +126,6 @@ CONTESTANTS = (
         "pip install .",
         "no sync",
     ),
-    Contestant(
-        "fastxfer none pwrite",
-        "fastxfer",
-        _fastxfer("--durability", "none", "--sink", "pwrite"),
-        "pip install .",
-        "no sync",
-    ),
 )
 
 

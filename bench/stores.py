@@ -183,13 +183,6 @@ PEERS = (
         "pip install .",
         {"get": "-"},
     ),
-    Peer(
-        "fastxfer none pwrite",
-        lambda: _beside("fastxfer"),
-        _fastxfer("--durability", "none", "--sink", "pwrite"),
-        "pip install .",
-        {"get": "-"},
-    ),
 )
 
 
