@@ -124,8 +124,7 @@ class _Run:
     began: float
     aborted: bool = False  # its end was asked for and says nothing about the server
     shrunk: bool = False
-    adopted: bool = False  # it was a race before: its times say nothing about the slot
-    renewed: bool = False  # it was ended for a new connection: its rate says nothing about that
+    tells: bool = True  # what its slot can do; not what was a race before, or ended for a new connection
     pos: int = 0  # how far it was seen to have come; `start` or less before the first byte
     seen_at: float | None = None  # when it was first seen to bring bytes
     meter: RateMeter = field(default_factory=lambda: RateMeter(RATE_S))
@@ -375,11 +374,7 @@ class Scheduler:
             if not isinstance(event.error, TooSlowError):  # a trickle is no progress
                 self._progressed(slot, now)
             took_s = max(now - run.began - (event.waited_s or 0.0), LEAST_S)
-            if (
-                not run.adopted
-                and not run.renewed
-                and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S)
-            ):
+            if run.tells and (event.pos - run.start >= TELLING_BYTES or took_s >= SEEN_S):
                 recent = self._watched_s(run, now) >= RATE_S
                 rate = run.meter.rate if recent else (event.pos - run.start) / took_s
                 slot.rate = rate if slot.rate == 0 else (slot.rate + rate) / 2
@@ -461,7 +456,7 @@ class Scheduler:
         del self._races[slot]
         self.wasted += event.pos - race.start
         self._gaps = ranges.subtract(self._gaps, (event.pos, race.stop))
-        self._runs[slot] = _Run(event.pos, race.stop, race.stop, now, adopted=True, pos=race.pos)
+        self._runs[slot] = _Run(event.pos, race.stop, race.stop, now, tells=False, pos=race.pos)
         return [Adopt(slot, event.pos)]
 
     def _lose(self, slot: int) -> list[Command]:
@@ -508,8 +503,7 @@ class Scheduler:
             slot, run = self._slots[piece.slot], self._runs[piece.slot]
             if run.seen_at is not None and slot.since is not None and now - slot.since >= judged_s:
                 means[piece.slot] = (slot.brought + run.pos - run.start) / (now - slot.since)
-        left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
-        raced = {race.of for race in self._races.values()}
+        left, raced = self._left(pieces), self._raced()
         commands: list[Command] = []
         for index in renewal.slow_ones(means, left, self._answer_s):
             slot, run = self._slots[index], self._runs[index]
@@ -518,7 +512,7 @@ class Scheduler:
             slot.renewals += 1
             slot.renew_from = now + renewal.AGAIN_S
             slot.rate = 0.0
-            run.aborted = run.renewed = True
+            run.aborted, run.tells = True, False
             commands.append(Abort(index))
         return commands
 
@@ -529,8 +523,7 @@ class Scheduler:
         seen = sum(self._watched_s(run, now) >= SEEN_S for run in self._runs.values())
         if not self._gaps or not total or 2 * seen < len(self._runs):
             return []
-        left = ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
-        raced = {race.of for race in self._races.values()}
+        left, raced = self._left(pieces), self._raced()
         commands: list[Command] = []
         for piece in pieces:
             run = self._runs[piece.slot]
@@ -582,17 +575,25 @@ class Scheduler:
             found.append(tail.Piece(slot, run.pos, run.stop, rate))
         return sorted(found, key=lambda piece: -piece.seconds)
 
+    def _left(self, pieces: list[tail.Piece]) -> int:
+        """Returns how many bytes are still to come: of the gaps, and of these pieces."""
+        return ranges.length(self._gaps) + sum(piece.stop - piece.pos for piece in pieces)
+
+    def _raced(self) -> set[int]:
+        """Returns the slots whose runs are raced."""
+        return {race.of for race in self._races.values()}
+
     def _help(self, index: int, pieces: list[tail.Piece], now: float) -> tuple[int, _Run | _Race] | None:
         """Returns what a slot that finds no gap is best given, the end of another's run or a race, and whose
         run that is.
         """
         rate = self._slots[index].rate or self._usual_rate()
+        raced = self._raced()
         for piece in pieces:
             if piece.seconds <= tail.LEAST_GAIN_S:
                 break
             run = self._runs[piece.slot]
-            raced = any(race.of == piece.slot for race in self._races.values())
-            if raced or run.owed != run.stop:
+            if piece.slot in raced or run.owed != run.stop:
                 continue
             at = tail.share(piece, rate, self._answer_s, self._cost_s(), self._chunk, MIN_RUN_BYTES)
             if at is not None:
@@ -600,7 +601,7 @@ class Scheduler:
         return self._worth_a_race(rate, pieces, now)
 
     def _worth_a_race(self, rate: float, pieces: list[tail.Piece], now: float) -> tuple[int, _Race] | None:
-        raced = {race.of for race in self._races.values()}
+        raced = self._raced()
         stake = sum(race.stop - race.start for race in self._races.values())
         for piece in pieces:
             stop = piece.stop
@@ -723,7 +724,7 @@ class Scheduler:
         wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:
             pieces = self._pieces(now)
-            rest_s = (left + sum(piece.stop - piece.pos for piece in pieces)) / (lanes * usual)
+            rest_s = self._left(pieces) / (lanes * usual)
             # The others help with what is left once their own runs have ended.
             free_s = [max(0.0, rest_s - piece.seconds) for piece in pieces]
             free_s += [rest_s] * (lanes - len(pieces))
