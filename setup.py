@@ -21,6 +21,7 @@ KERNELS = {
     "reader": ["crc64.c", "crc64_portable.c", "crc64_x86.c", "crc64_arm.c"],
     "writer": [
         "writer.c",
+        "direct.c",
         "pages.c",
         "guard.c",
         "bitmap.c",

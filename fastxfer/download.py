@@ -1009,7 +1009,8 @@ class Download:
         ledger = self._keeping.ledger
         if ledger is None:
             return self._lanes.transferred if self._mode == "single" else self._resumed
-        return min(ledger.size, ledger.done_bytes + self._lanes.prefix_bytes(self._keeping.partials, ledger))
+        begun = self._lanes.prefix_bytes(self._keeping.partials, ledger)
+        return min(ledger.size, ledger.done_bytes + self._keeping.pending + begun)
 
     def _state(self) -> str:
         if self._paused:

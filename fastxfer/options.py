@@ -540,7 +540,12 @@ class TransferOptions:
         "keep the CRC-64 of each chunk beside the file, as OUT.fxsum, to verify and repair it by",
         metavar="BOOL",
     )
-    sink: str = _option(parse_choice("auto", "mmap", "pwrite"), "auto", "auto, mmap or pwrite", metavar="HOW")
+    sink: str = _option(
+        parse_choice("auto", "direct", "mmap", "pwrite"),
+        "auto",
+        "auto, direct (past the page cache), mmap or pwrite",
+        metavar="HOW",
+    )
 
     @property
     def rates(self) -> tuple[int | None, int | None, int | None]:

@@ -275,6 +275,11 @@ class Safekeeping:
         """True when there is a checkpoint to keep."""
         return self._part is not None and self._part.checkpointed
 
+    @property
+    def pending(self) -> int:
+        """Bytes of whole chunks that are being written and not in the ledger yet."""
+        return self._part.pending if self._part is not None else 0
+
     def doubt(self) -> None:
         """From now on bytes of two versions may come together, and only the checksum of the whole will tell:
         the checkpoint no longer says of which one they are.
@@ -360,6 +365,7 @@ class Safekeeping:
     def save(self, marks: Partials) -> None:
         """Writes everything that is in place to the checkpoint, durably unless `durability` is none."""
         if self._part is not None:
+            self._part.settle()
             write = self._part.claim if self.options.durability == "none" else self._part.sync
             write(marks, paused=self.paused)
 
@@ -443,6 +449,7 @@ class Safekeeping:
         Raises ChecksumError, TargetExistsError and StorageError; the part file and its checkpoint stay then.
         """
         part, options = self._open_part(), self.options
+        part.settle()
         size = part.ledger.size if part.ledger is not None else self.stream[0]
         identity = replace(identity, size=size)
         wanted = self._wanted(part, told or {})

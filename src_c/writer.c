@@ -1,6 +1,7 @@
 #include "writer.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "crc64.h"
@@ -16,6 +17,9 @@ void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t cr
     writer->populated = pos;
     writer->released = pos;
     writer->filled = 0;
+    writer->begun = pos;
+    writer->batch.count = writer->batch.fresh = 0;
+    writer->mark = (fx_mark){writer->mark.run + 1, pos, crc};
     writer->failed = 0;
     if (writer->ledger && pos < writer->ledger->size)
         writer->chunk_end = fx_ledger_chunk_end(writer->ledger, pos / writer->ledger->chunk_size);
@@ -87,51 +91,138 @@ static int put_buffered(fx_writer *writer, const unsigned char *slice, size_t le
     return 0;
 }
 
+/* Sends the buffer, full or not. */
+static int send_buffer(fx_writer *writer) {
+    fx_batch *batch = &writer->batch;
+    batch->buffer = writer->buffer;
+    batch->start = writer->pos - writer->filled;
+    batch->stop = writer->pos;
+    batch->crc = writer->crc;
+    batch->ledger = writer->ledger;
+    batch->mark = &writer->mark;
+    batch->run = writer->mark.run;
+    writer->buffer = NULL;
+    writer->filled = 0;
+    int error = fx_direct_send(writer->direct, batch);
+    batch->count = batch->fresh = 0;
+    return error;
+}
+
+static int put_direct(fx_writer *writer, const unsigned char *slice, size_t length) {
+    if (!writer->buffer) {
+        writer->buffer = fx_direct_take(writer->direct);
+        if (!writer->buffer)
+            return ENOMEM;
+    }
+    writer->crc = fx_crc64nvme_copy(writer->crc, writer->buffer + writer->pos % FX_DIRECT_BYTES, slice, length);
+    writer->filled += length;
+    writer->pos += length;
+    return 0;
+}
+
+/* A chunk's last byte is in the buffer: its bit waits until that was written. */
+static void chunk_came(fx_writer *writer, uint64_t chunk) {
+    fx_batch *batch = &writer->batch;
+    if (!batch->count++)
+        batch->first = chunk;
+    batch->fresh += writer->pos - writer->begun;
+    *fx_direct_pending(writer->direct) += writer->pos - writer->begun;
+    writer->ledger->crcs[chunk] = writer->crc;
+}
+
 static int finish_chunk(fx_writer *writer) {
     fx_ledger *ledger = writer->ledger;
     const uint64_t chunk = (writer->pos - 1) / ledger->chunk_size;
-    if (writer->filled) {
-        int error = write_buffer(writer);
+    if (writer->direct) {
+        chunk_came(writer, chunk);
+    } else {
+        int error = writer->filled ? write_buffer(writer) : 0;
         if (error)
             return error;
+        fx_ledger_set(ledger, chunk, writer->crc);
     }
-    fx_ledger_set(ledger, chunk, writer->crc);
     writer->crc = 0;
+    writer->begun = writer->pos;
     if (writer->pos < ledger->size)
         writer->chunk_end = fx_ledger_chunk_end(ledger, chunk + 1);
     return 0;
 }
 
+static int put(fx_writer *writer, const unsigned char *slice, size_t length) {
+    if (writer->map)
+        return put_mapped(writer, slice, length);
+    return writer->direct ? put_direct(writer, slice, length) : put_buffered(writer, slice, length);
+}
+
 int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken) {
     *taken = 0;
     while (!writer->failed && *taken < length && writer->pos < writer->stop) {
-        const size_t n = (size_t)least(length - *taken, least(writer->stop, writer->chunk_end) - writer->pos);
+        size_t n = (size_t)least(length - *taken, least(writer->stop, writer->chunk_end) - writer->pos);
         int error = 0;
+        if (writer->direct)
+            n = (size_t)least(n, FX_DIRECT_BYTES - writer->pos % FX_DIRECT_BYTES);
         if (writer->map && writer->pos + n > writer->populated)
             error = next_window(writer, writer->pos + n);
         if (!error)
-            error = writer->map ? put_mapped(writer, slice + *taken, n) : put_buffered(writer, slice + *taken, n);
+            error = put(writer, slice + *taken, n);
         *taken += error ? 0 : n;
         if (!error && writer->ledger && writer->pos == writer->chunk_end)
             error = finish_chunk(writer);
+        if (!error && writer->direct && writer->pos % FX_DIRECT_BYTES == 0)
+            error = send_buffer(writer);
         writer->failed = error;
     }
     return writer->failed;
 }
 
-int fx_writer_spill(fx_writer *writer) {
+int fx_writer_mark(fx_writer *writer, fx_mark *mark) {
+    if (writer->direct) {
+        if (!writer->failed && writer->filled)
+            writer->failed = send_buffer(writer);
+        if (!writer->failed)
+            writer->failed = fx_direct_look(writer->direct);
+        *mark = writer->mark;
+        return writer->failed;
+    }
     if (!writer->failed && writer->filled)
         writer->failed = write_buffer(writer);
-    return writer->failed;
+    *mark = (fx_mark){0, writer->pos, writer->crc};
+    return writer->map ? 0 : writer->failed;
 }
 
 int fx_writer_flush(fx_writer *writer) {
-    int error = 0;
-    if (writer->map) {
+    int error = writer->failed;
+    if (writer->direct) {
+        if (!error && writer->filled)
+            error = send_buffer(writer);
+        while (!error && writer->pos != writer->begun && writer->mark.pos != writer->pos)
+            error = fx_direct_wait(writer->direct); /* only a begun chunk's bytes count from here on without a bit */
+        if (error)
+            (void)fx_direct_settle(writer->direct);
+    } else if (!error && writer->map) {
         error = fx_pages_release(writer->map, writer->released, writer->populated);
         writer->released = writer->populated = writer->pos;
-    } else if (writer->filled) {
+    } else if (!error && writer->filled) {
         error = write_buffer(writer);
     }
     return error;
+}
+
+void fx_writer_let_go(fx_writer *writer) {
+    if (writer->direct) {
+        *fx_direct_pending(writer->direct) -= writer->batch.fresh;
+        if (writer->buffer)
+            fx_direct_give(writer->direct, writer->buffer);
+        (void)fx_direct_settle(writer->direct); /* what is under way tells this writer's mark */
+        fx_direct_let_go(writer->direct);
+    } else {
+        free(writer->buffer);
+    }
+    writer->batch.count = writer->batch.fresh = 0;
+    writer->direct = NULL;
+    writer->buffer = NULL;
+    writer->capacity = writer->filled = 0;
+    writer->ledger = NULL;
+    writer->map = NULL;
+    writer->fd = -1;
 }

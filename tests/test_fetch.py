@@ -39,7 +39,7 @@ def leftovers(directory: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("no_races")
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+@pytest.mark.parametrize("sink", ["direct", "mmap", "pwrite"])
 @pytest.mark.parametrize("connections", [1, 16, 128])
 @pytest.mark.parametrize(
     "size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, SMALL_BYTES, SMALL_BYTES + 1, 7 * MIB + 5, 40 * MIB]

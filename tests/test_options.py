@@ -78,7 +78,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "ignore_etag": [(True, True)],
     "durability": [("chunk", "chunk"), ("none", "none")],
     "keep_ledger": [(True, True), ("no", False)],
-    "sink": [("mmap", "mmap"), ("pwrite", "pwrite")],
+    "sink": [("direct", "direct"), ("mmap", "mmap"), ("pwrite", "pwrite")],
 }
 BAD: dict[str, list[Any]] = {
     "connections": [0, -1, 1025, 1.5, "x", "", None, True, math.inf, math.nan, "1e400", [], 10**400],

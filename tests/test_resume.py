@@ -183,7 +183,7 @@ def paused_at(
     return url, done
 
 
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+@pytest.mark.parametrize("sink", ["direct", "mmap", "pwrite"])
 def test_a_paused_transfer_goes_on_in_a_new_process_when_told(
     nginx: Nginx, thing: TestObject, tmp_path: Path, sink: str
 ) -> None:

@@ -79,7 +79,7 @@ def bounded(result: fastxfer.FetchResult) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 100_000])
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+@pytest.mark.parametrize("sink", ["direct", "mmap", "pwrite"])
 def test_a_stalled_connection_is_raced_and_not_waited_for(tmp_path: Path, at: int, sink: str) -> None:
     handler = Slow(at)
     with RawServer(handler) as server:

@@ -1,14 +1,15 @@
-"""What libcurl calls with each slice of body, and the mapping it writes into (the C is in src_c/writer.c and src_c/pages.c).
+"""What libcurl calls with each slice of body, and what it writes into (the C is in src_c/writer.c, pages.c and direct.c).
 
 A `Writer` is set as CURLOPT_WRITEFUNCTION once a handle, with `use_memoryview=True`: it reads libcurl's own buffer during the call and
 keeps nothing of it. libcurl passes at most 16 KiB a call, so this is called about 65,000 times a GB and does nothing but bounds, copy and CRC.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
-from libc.errno cimport EFAULT, EIO, EOPNOTSUPP, errno
+from libc.errno cimport EFAULT, EINVAL, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from fastxfer._native.bitmap cimport ChunkLedger, fx_ledger
@@ -26,10 +27,28 @@ cdef extern from "pages.h" nogil:
     void fx_unmap(unsigned char *map, uint64_t size)
 
 
+cdef extern from "direct.h" nogil:
+    ctypedef struct fx_direct:
+        pass
+
+    ctypedef struct fx_mark:
+        uint64_t run
+        uint64_t pos
+        uint64_t crc
+
+    fx_direct *fx_direct_make(int direct, int cached, size_t block)
+    void fx_direct_hold(fx_direct *sink)
+    void fx_direct_let_go(fx_direct *sink)
+    int fx_direct_settle(fx_direct *sink)
+    uint64_t *fx_direct_pending(fx_direct *sink)
+    size_t fx_direct_block(int fd)
+
+
 cdef extern from "writer.h" nogil:
     ctypedef struct fx_writer:
         fx_ledger *ledger
         unsigned char *map
+        fx_direct *direct
         unsigned char *buffer
         size_t capacity
         size_t filled
@@ -40,8 +59,9 @@ cdef extern from "writer.h" nogil:
 
     void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t crc)
     int fx_writer_put(fx_writer *writer, const unsigned char *slice, size_t length, size_t *taken)
-    int fx_writer_spill(fx_writer *writer)
+    int fx_writer_mark(fx_writer *writer, fx_mark *mark)
     int fx_writer_flush(fx_writer *writer)
+    void fx_writer_let_go(fx_writer *writer)
 
 
 cdef enum:
@@ -92,6 +112,38 @@ cdef class Mapping:
         return self.length
 
 
+cdef class DirectSink:
+    """Writes to a file past the page cache: the disk gets the bytes from memory, and has them when a chunk is marked (src_c/direct.h).
+
+    `direct` and `cached` are descriptors of one file to write to, opened with O_DIRECT and without; they are the sink's from here on.
+    Raises OSError (EINVAL where the file system has no direct writes) and MemoryError; the descriptors stay the caller's then.
+    """
+    cdef fx_direct *sink
+
+    def __cinit__(self, int direct, int cached):
+        cdef size_t block = fx_direct_block(direct)
+        if block == 0:
+            raise OSError(EINVAL, os.strerror(EINVAL))
+        self.sink = fx_direct_make(direct, cached, block)
+        if self.sink == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.sink != NULL:
+            fx_direct_let_go(self.sink)
+
+    def settle(self):
+        """Waits until all that came is written, and chunks that are whole are marked. Raises OSError when one of the writes failed."""
+        cdef int error = fx_direct_settle(self.sink)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    @property
+    def pending(self):
+        """How many bytes came of chunks that are whole and not marked yet, since their last bytes are being written."""
+        return fx_direct_pending(self.sink)[0]
+
+
 cdef class Throttle:
     """The bytes that a transfer's writers may still take, together. Whoever owns it adds to `tokens`; it may fall under 0 by a slice."""
     cdef public int64_t tokens
@@ -100,6 +152,7 @@ cdef class Throttle:
         self.tokens = tokens
 
 
+@cython.no_gc_clear  # what is being written tells the ledger, until the writer itself goes
 cdef class Writer:
     """A callable that puts a response's body where it belongs. One thread at a time.
 
@@ -127,14 +180,13 @@ cdef class Writer:
         self.c.fd = -1
 
     def __dealloc__(self):
-        free(self.c.buffer)
+        fx_writer_let_go(&self.c)
 
     def use_mapping(self, ChunkLedger ledger not None, Mapping mapping not None):
         """Sets the mapped sink. Raises ValueError when the mapping is not of the ledger's size."""
         if mapping.length != ledger.c.size:
             raise ValueError("mapping and ledger differ in size")
         self._forget()
-        self._drop_buffer()
         self.ledger = ledger
         self.mapping = mapping
         self.c.ledger = &ledger.c
@@ -146,36 +198,32 @@ cdef class Writer:
         if capacity < 1:
             raise ValueError("a buffer has at least one byte")
         self._forget()
-        self._make_buffer(capacity)
+        self.c.buffer = <unsigned char *>malloc(capacity)
+        if self.c.buffer == NULL:
+            raise MemoryError()
+        self.c.capacity = capacity
         self.ledger = ledger
         self.c.ledger = &ledger.c if ledger is not None else NULL
         self.c.fd = fd
 
-    def _make_buffer(self, size_t capacity):
-        if self.c.buffer == NULL or self.c.capacity != capacity:
-            self._drop_buffer()
-            self.c.buffer = <unsigned char *>malloc(capacity)
-            if self.c.buffer == NULL:
-                raise MemoryError()
-            self.c.capacity = capacity
-
-    def _drop_buffer(self):
-        free(self.c.buffer)
-        self.c.buffer = NULL
-        self.c.capacity = 0
+    def use_direct(self, ChunkLedger ledger not None, DirectSink sink not None):
+        """Sets the direct sink. A chunk is marked some time after its last byte came."""
+        self._forget()
+        fx_direct_hold(sink.sink)
+        self.ledger = ledger
+        self.c.ledger = &ledger.c
+        self.c.direct = sink.sink
 
     def _forget(self):
         if self.mode == WRITING:
             raise ValueError("the writer is in a run")
+        fx_writer_let_go(&self.c)
         self.ledger = None
         self.mapping = None
-        self.c.ledger = NULL
-        self.c.map = NULL
-        self.c.fd = -1
 
     def begin(self, uint64_t pos, uint64_t stop, uint64_t crc=0):
         """Begins the run [pos, stop); `crc` is that of the bytes between the chunk's start and `pos`. Raises ValueError out of bounds."""
-        if self.c.map == NULL and self.c.fd < 0:
+        if self.c.map == NULL and self.c.direct == NULL and self.c.fd < 0:
             raise ValueError("the writer has no sink")
         if pos > stop or (self.c.ledger != NULL and stop > self.c.ledger.size):
             raise ValueError("a run must lie inside the object")
@@ -189,13 +237,15 @@ cdef class Writer:
     def end(self):
         """Ends the run; returns (pos, crc): all bytes of the run before `pos` are in the file, and the CRC of the last, partial chunk.
 
+        Of the direct sink whole chunks may be on their way still; that they are in the file their bits will say, and `DirectSink.settle`.
+
         Raises OSError when they could not be written; then only the ledger's bits count. Its errno is EFAULT when the file was truncated
         under its mapping, EIO when its disk failed.
         """
         if self.mode != WRITING:
             raise ValueError("the writer is not in a run")
         self.mode = REFUSING
-        cdef int error = self.error or fx_writer_flush(&self.c)
+        cdef int error = fx_writer_flush(&self.c)
         if error:
             raise OSError(error, self._reason(error))
         return self.c.pos, self.c.crc
@@ -210,7 +260,6 @@ cdef class Writer:
         """Lets go of the sink and its memory; the writer refuses bytes from here on. Buffered bytes that were not ended are dropped."""
         self.refuse()
         self._forget()
-        self._drop_buffer()
 
     def limit(self, Throttle throttle):
         """Has the writer take bytes of a run, or into a buffer, only while `throttle` has tokens; None ends it.
@@ -341,13 +390,13 @@ cdef class Writer:
 
     def mark(self):
         """Returns (pos, crc) of a run in chunks, all bytes of which before `pos` are in the file, or None when there is none: for another
-        thread's snapshot. What is buffered is written; if that fails, the run fails at its next byte or end, and there is no mark.
+        thread's snapshot. What is buffered is written for that, or sent by the direct sink and there with the next mark; if it fails, the
+        run fails at its next byte or end, and there is no mark.
         """
-        if self.mode != WRITING or self.ledger is None:
+        cdef fx_mark mark
+        if self.mode != WRITING or self.ledger is None or fx_writer_mark(&self.c, &mark):
             return None
-        if self.c.map == NULL and fx_writer_spill(&self.c):
-            return None
-        return self.c.pos, self.c.crc
+        return mark.pos, mark.crc
 
     @property
     def crc(self):

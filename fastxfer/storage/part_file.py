@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from fastxfer._native.bitmap import ChunkLedger
-from fastxfer._native.writer import Mapping, Writer, birth_ns, reserve, start_writeback
+from fastxfer._native.writer import DirectSink, Mapping, Writer, birth_ns, reserve, start_writeback
 from fastxfer.errors import CheckpointError, DiskFullError, StorageError, storage_error
 from fastxfer.names import PART
 from fastxfer.plan.response import Identity
@@ -94,6 +94,7 @@ class PartFile:
         self._fd = fd
         self._owner = owner
         self._mapping: Mapping | None = None
+        self._direct: DirectSink | None = None
         self._checkpoint: CheckpointFile | None = None
         self._durable = b""
         self._on_disk = b""  # a superset: chunks that no failed sync can take, though they are verified again
@@ -306,7 +307,7 @@ class PartFile:
         """Drops what is in the file, before the checkpoint that speaks of it: a crash between leaves nothing
         that has to be moved aside. What somebody else left goes too.
         """
-        self._mapping = None
+        self._mapping = self._direct = None
         try:
             if os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, 0)
@@ -335,6 +336,8 @@ class PartFile:
             self._reserved = reserved = reserved and os.fstat(self._fd).st_blocks * 512 >= size
         except OSError as error:
             raise storage_error(f"reserve {size} bytes for {part}", error) from error
+        if sink == "direct":
+            self._direct = self._open_direct()
         if sink != "mmap":  # pwrite costs less on any kernel and file system that was measured
             return
         if not reserved:
@@ -346,6 +349,25 @@ class PartFile:
             self._mapping = Mapping(self._fd, size)
         except OSError as error:
             raise storage_error(f"map {part} (sink=auto or pwrite can do without)", error) from error
+
+    def _open_direct(self) -> DirectSink:
+        part, directory, name = self.target.part, self.target.directory, self.target.part_name
+        opened = []
+        try:
+            for flags in (os.O_WRONLY | os.O_DIRECT, os.O_WRONLY):
+                opened.append(directory.open_file(name, flags))
+            if not all(os.path.samestat(os.fstat(fd), self._stat) for fd in opened):
+                raise StorageError(f"cannot use {part}: it is being changed by someone else")
+            sink = DirectSink(*opened)
+            opened.clear()
+        except OSError as error:
+            raise storage_error(
+                f"write {part} past the page cache (sink=auto or pwrite can do without)", error
+            ) from error
+        finally:
+            for fd in opened:
+                os.close(fd)
+        return sink
 
     def _check_space(self, size: int) -> None:
         try:
@@ -365,6 +387,8 @@ class PartFile:
         """Sets the sink of a writer that is not in a run."""
         if self._mapping is not None and self.ledger is not None:
             writer.use_mapping(self.ledger, self._mapping)
+        elif self._direct is not None and self.ledger is not None:
+            writer.use_direct(self.ledger, self._direct)
         else:
             writer.use_file(self.ledger, self._fd, BUFFER_BYTES)
 
@@ -388,6 +412,20 @@ class PartFile:
     def mapped(self) -> bool:
         """True when the sink is a mapping."""
         return self._mapping is not None
+
+    @property
+    def pending(self) -> int:
+        """Bytes of chunks that came whole and are being written: they are not in the ledger yet."""
+        return self._direct.pending if self._direct is not None else 0
+
+    @_as_owner
+    def settle(self) -> None:
+        """Waits until all that came is in the file. Raises StorageError when it could not be written."""
+        if self._direct is not None:
+            try:
+                self._direct.settle()
+            except OSError as error:
+                raise storage_error(f"write {self.target.part}", error) from error
 
     @property
     def checkpointed(self) -> bool:
@@ -495,7 +533,7 @@ class PartFile:
         next sync is short.
         """
         ledger = self.ledger
-        if ledger is None or ledger.done_bytes - self._paced_bytes < PACE_BYTES:
+        if ledger is None or self._direct is not None or ledger.done_bytes - self._paced_bytes < PACE_BYTES:
             return
         self._paced_bytes = ledger.done_bytes
         now = int.from_bytes(ledger.bits(), "little")
@@ -534,8 +572,12 @@ class PartFile:
         With `replace` False an existing target is left alone and TargetExistsError raised. Raises
         StorageError, also when somebody else has cut the part file; it and its checkpoint stay then.
         """
-        self._mapping = None
+        self._mapping = self._direct = None
         self.check(size)
+        if self.ledger is not None and not self.ledger.complete:
+            raise StorageError(
+                f"{self.target.part} is not whole; run it again: what is kept is not fetched again"
+            )
         publish(
             self._fd,
             self.target,
@@ -584,7 +626,7 @@ class PartFile:
         return any(directory.has(name) for directory, name in self.target.checkpoint_places)
 
     def _drop_progress(self) -> None:
-        self._mapping = None
+        self._mapping = self._direct = None
         self.ledger = None
         self._written_back = self._paced_bytes = 0
         self._remove_checkpoint()
@@ -604,7 +646,7 @@ class PartFile:
         """Closes everything and leaves the files where they are, under their usual names; the lock, or the
         owner's record, goes with it.
         """
-        self._mapping = None
+        self._mapping = self._direct = None
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None

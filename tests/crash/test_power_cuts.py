@@ -34,6 +34,7 @@ FEW = 1000 if SOAK else 60
 RESUMES = 0.03 if SOAK else 0.008  # of the states are also fetched over
 
 POLICIES = [(durability, sink) for durability in ("none", "periodic", "chunk") for sink in ("mmap", "pwrite")]
+POLICIES += [("periodic", "direct")]
 
 # Each place that syncs, what is run to see what it is for, and what goes wrong without it.
 TEETH: dict[str, tuple[str, Mode, str]] = {

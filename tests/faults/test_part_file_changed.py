@@ -33,7 +33,7 @@ OBJECT = make_bytes(SIZE, seed=11)
 KEPT = MIB
 REPOSITORY = Path(__file__).parents[2]
 
-sinks = pytest.mark.parametrize("sink", ["mmap", "auto", "pwrite"])
+sinks = pytest.mark.parametrize("sink", ["direct", "mmap", "auto", "pwrite"])
 connections_of = pytest.mark.parametrize("connections", [1, 16])
 
 
@@ -144,7 +144,9 @@ def test_another_file_in_its_place_is_an_error_and_is_not_published(
     is_repaired_after(tmp_path, 16, sink, harm, told)
 
 
-@pytest.mark.parametrize(("connections", "sink"), [(1, "mmap"), (1, "auto"), (1, "pwrite"), (16, "pwrite")])
+@pytest.mark.parametrize(
+    ("connections", "sink"), [(1, "mmap"), (1, "auto"), (1, "pwrite"), (16, "pwrite"), (16, "direct")]
+)
 def test_a_file_that_was_cut_and_grew_again_is_known_by_its_hole(
     tmp_path: Path, connections: int, sink: str
 ) -> None:

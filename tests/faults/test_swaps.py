@@ -143,7 +143,7 @@ def test_a_link_that_is_put_at_the_target_meanwhile_is_not_followed(
 
 
 @everywhere
-@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
+@pytest.mark.parametrize("sink", ["direct", "mmap", "pwrite"])
 @pytest.mark.parametrize("durability", ["periodic", "none"])
 def test_a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere_else(
     tmp_path: Path, connections: int, resumed: bool, sink: str, durability: str

@@ -136,8 +136,8 @@ CASES: dict[str, tuple[Callable[[Disk], None], tuple[str, ...]]] = {
     for case, sinks in (
         (quota_at_allocation, ("pwrite", "mmap")),
         (quota_while_it_grows, ("auto",)),
-        (quota_while_it_is_written, ("pwrite", "mmap")),
-        (gone_read_only, ("pwrite", "mmap")),
+        (quota_while_it_is_written, ("pwrite", "mmap", "direct")),
+        (gone_read_only, ("pwrite", "mmap", "direct")),
         (larger_than_a_file_may_be, ("auto",)),
     )
 }

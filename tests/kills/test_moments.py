@@ -130,7 +130,7 @@ def kill_once(url: str, content: bytes, directory: Path, number: int, sink: str)
     return durability, loss(told, durability, there, left, chunks)
 
 
-@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("sink", [*SINKS, "direct"])
 def test_killed_at_a_random_moment_it_goes_on(
     nginx: Nginx, objects: Objects, tmp_path: Path, sink: str
 ) -> None:

@@ -47,7 +47,7 @@ def run(case: str, place: Path, sink: str, *, mounting: bool, cases: str = "real
 
 
 # Where no image can be mounted, what the case needs one for is refused by strace alone (test_refusals).
-WITH_MOUNTS = [(case, sink) for case in MOUNTING for sink in ("auto", "mmap")]
+WITH_MOUNTS = [(case, sink) for case in MOUNTING for sink in ("auto", "direct", "mmap")]
 WITH_MOUNTS += [(case, "auto") for case in OF_LOOP_DEVICES if loop_devices()]
 IN_IMAGES = [(case, sink) for case, (_, sinks) in loop_disks.CASES.items() for sink in sinks]
 
@@ -62,7 +62,7 @@ def test_a_disk_that_refuses_is_told_and_it_goes_on(place: Path, case: str, sink
     run(case, place, sink, mounting=True)
 
 
-@pytest.mark.parametrize("sink", ["auto", "mmap"])
+@pytest.mark.parametrize("sink", ["auto", "direct", "mmap"])
 @pytest.mark.parametrize("case", UNMOUNTED)
 def test_a_limit_or_a_missing_right_is_told_and_it_goes_on(place: Path, case: str, sink: str) -> None:
     run(case, place, sink, mounting=False)

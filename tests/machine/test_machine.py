@@ -40,7 +40,7 @@ OPTIONS = st.fixed_dictionaries(
         "on_change": st.sampled_from(["restart", "restart", "fail"]),
         "resume": st.sampled_from([True, True, True, False]),
         "durability": st.sampled_from(["chunk", "chunk", "chunk", "periodic", "none"]),
-        "sink": st.sampled_from(["auto", "mmap", "pwrite"]),
+        "sink": st.sampled_from(["auto", "direct", "mmap", "pwrite"]),
         "chunk_size": st.sampled_from([65536, 100_000, 262144]),
         "keep_ledger": st.booleans(),
         "unpause": st.sampled_from([True, True, False]),

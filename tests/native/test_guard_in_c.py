@@ -16,7 +16,17 @@ from tests.servers import find_program
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("guard_check.c")
-KERNELS = ["guard", "pages", "writer", "bitmap", "crc64", "crc64_portable", "crc64_x86", "crc64_arm"]
+KERNELS = [
+    "guard",
+    "pages",
+    "writer",
+    "direct",
+    "bitmap",
+    "crc64",
+    "crc64_portable",
+    "crc64_x86",
+    "crc64_arm",
+]
 FACTS = re.findall(r"^    FACT\((\w+)\),$", SOURCE.read_text(), re.MULTILINE)
 BUILDS = {
     "plain": ["-O2"],

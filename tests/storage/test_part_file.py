@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ SIZE = 1_000_000
 CHUNK = 70_000
 DATA = make_bytes(SIZE, seed=5)
 IDENTITY = Identity(SIZE, '"v1"', "Wed, 01 Jan 2025 00:00:00 GMT")
-SINKS = ["mmap", "pwrite"]
+SINKS = ["direct", "mmap", "pwrite"]
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def finish(part: PartFile, left: Left, sink: str) -> None:
     assert part.target.final.read_bytes() == DATA
 
 
-# ---- both sinks ----
+# ---- every sink ----
 
 
 def test_an_object_is_written_published_and_leaves_nothing_behind(target: Target, sink: str) -> None:
@@ -786,6 +787,7 @@ def test_whole_groups_are_found(data: st.DataObject) -> None:
     assert module.whole_groups(bits, count, group) == sum(1 << chunk for chunk in whole)
 
 
+@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
 def test_writeback_starts_once_for_what_is_finished_in_whole_pages(
     target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -821,6 +823,7 @@ def test_writeback_starts_once_for_what_is_finished_in_whole_pages(
     assert target.final.read_bytes() == DATA
 
 
+@pytest.mark.parametrize("sink", ["mmap", "pwrite"])
 def test_a_writeback_that_is_refused_is_left_to_the_sync(
     target: Target, sink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1188,4 +1191,70 @@ def test_a_durable_chunk_is_verified_when_the_file_was_cut_and_grew_again(target
     left = part.read_left()
     assert left is not None
     assert (left.ledger.done, left.dropped) == (0, 7)
+    part.close()
+
+
+# ---- past the page cache ----
+
+
+def test_a_file_system_without_direct_writes_is_named_with_what_can_do(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = [], target.directory.open_file
+
+    def refuses(name: str, flags: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        opened.append(name)
+        return real(name, flags)
+
+    part = PartFile.open(target, SOURCE)
+    monkeypatch.setattr(target.directory, "open_file", refuses)
+    with pytest.raises(StorageError, match=r"past the page cache \(sink=auto or pwrite can do without"):
+        part.allocate(IDENTITY, CHUNK, sink="direct")
+    assert target.part.name not in opened
+    part.close()
+
+
+def test_a_file_that_took_its_name_is_not_written_to(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = target.directory.open_file
+
+    def swapped(name: str, flags: int) -> int:
+        if flags & os.O_DIRECT:
+            target.part.unlink()
+            target.part.write_bytes(b"somebody else's")
+        return real(name, flags)
+
+    part = PartFile.open(target, SOURCE)
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(target.directory, "open_file", swapped)
+    with pytest.raises(StorageError, match="is being changed by someone else"):
+        part._reserve(SIZE, "direct")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert target.part.read_bytes() == b"somebody else's"
+    part.close()
+
+
+def test_what_could_not_be_written_is_told_before_the_object_counts_as_whole(target: Target) -> None:
+    part = allocated(target, "direct")
+    writer = Writer()
+    part.attach(writer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
+    try:
+        writer.begin(0, SIZE)
+        for at in range(0, SIZE, 16384):
+            writer(DATA[at : at + 16384])
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            writer.end()
+        with pytest.raises(StorageError, match=os.strerror(errno.EFBIG)):
+            part.settle()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert part.ledger is not None and not part.ledger.complete
+    with pytest.raises(StorageError, match="is not whole"):
+        part.publish(size=SIZE, mtime=None, durable=True, replace=True, record=None)
+    assert not target.final.exists()
     part.close()
