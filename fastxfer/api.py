@@ -246,7 +246,8 @@ def _to_the_end(begin: Callable[_P, Transfer]) -> Callable[_P, FetchResult]:
             durability: "periodic" (synced every 5 s), "chunk", or "none".
             keep_ledger: keep the CRC-64/NVME of each chunk beside the finished file, as `out.fxsum`, by which
                 `verify` finds what is damaged later. A ledger that is there already is always kept up.
-            sink: "auto", "mmap" or "pwrite".
+            sink: "auto" (which is "pwrite"), "mmap", or "direct" (past the page cache: less CPU time, and on
+                the disk at once; for quick disks, and files that are not read soon).
             progress: True for a bar, or a callable that takes a Progress about five times a second, on
                 a thread of its own.
 

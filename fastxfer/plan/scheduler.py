@@ -7,7 +7,7 @@ what the first answer told (`Opened` or `Single`).
 `handle(event, now, reached)` takes what happened, and how far the requests that are out have come, and
 returns what to do, as data. Run length is guided self-scheduling: a share of what is left, so that requests
 are few while there is much and small at the end, capped by what the slot's measured rate moves in
-RUN_SECONDS.
+RUN_SECONDS, and no less than it moves in LEAST_RUN_S.
 
 No run outlasts the others for long (tail.py has the arithmetic, docs/scheduler.md the bounds):
 
@@ -69,6 +69,8 @@ from fastxfer.values import dataclass
 PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
+# Shorter ones cost more to ask for than they even out at the end.
+LEAST_RUN_S = 0.01
 RUN_SECONDS = 8.0
 # A run's rate follows what it does in about this time; before so much of it has passed, what is known of
 # its slot counts.
@@ -721,6 +723,9 @@ class Scheduler:
         if slot.rate * FAR_SLOWER < usual:
             return 0
         wish = left / (2 * lanes) * min(1.0, slot.rate / usual)
+        alone = sum(each.rate > 0 for each in self._slots) == 1
+        if not alone:  # else it is the probe's rate, of a burst perhaps
+            wish = max(wish, min(slot.rate, usual) * LEAST_RUN_S)
         wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:
             pieces = self._pieces(now)
@@ -730,6 +735,6 @@ class Scheduler:
             free_s += [rest_s] * (lanes - len(pieces))
             wish = max(wish, left * min(1.0, rest_s / max(sum(free_s), rest_s)))
             # The probe's rate alone, of a burst that came with its answer, is no reason to ask nobody else.
-            if left <= slot.rate * self._answer_s and sum(each.rate > 0 for each in self._slots) > 1:
+            if left <= slot.rate * self._answer_s and not alone:
                 wish = left
         return int(min(wish, slot.rate * RUN_SECONDS))
