@@ -7,7 +7,7 @@ what the first answer told (`Opened` or `Single`).
 `handle(event, now, reached)` takes what happened, and how far the requests that are out have come, and
 returns what to do, as data. Run length is guided self-scheduling: a share of what is left, so that requests
 are few while there is much and small at the end, capped by what the slot's measured rate moves in
-RUN_SECONDS, and no less than it moves in LEAST_RUN_S.
+RUN_SECONDS, and no less than it moves in LEAST_RUN_S while there is as much.
 
 No run outlasts the others for long (tail.py has the arithmetic, docs/scheduler.md the bounds):
 
@@ -69,8 +69,9 @@ from fastxfer.values import dataclass
 PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
-# Shorter ones cost more to ask for than they even out at the end.
+# Shorter ones cost more to ask for than they even out at the end; but none is more than a quarter of it.
 LEAST_RUN_S = 0.01
+LEAST_SHARE = 4
 RUN_SECONDS = 8.0
 # A run's rate follows what it does in about this time; before so much of it has passed, what is known of
 # its slot counts.
@@ -725,7 +726,7 @@ class Scheduler:
         wish = left / (2 * lanes) * min(1.0, slot.rate / usual)
         alone = sum(each.rate > 0 for each in self._slots) == 1
         if not alone:  # else it is the probe's rate, of a burst perhaps
-            wish = max(wish, min(slot.rate, usual) * LEAST_RUN_S)
+            wish = max(wish, min(left / LEAST_SHARE, min(slot.rate, usual) * LEAST_RUN_S))
         wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:
             pieces = self._pieces(now)
