@@ -69,6 +69,8 @@ from fastxfer.values import dataclass
 PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 16 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
+# Object stores keep large objects in the parts that they were sent in, of 8 MiB most often.
+PART_BYTES = 8 * 1024**2
 # Shorter ones cost more to ask for than they even out at the end; but none is more than a quarter of it.
 LEAST_RUN_S = 0.01
 LEAST_SHARE = 4
@@ -696,11 +698,18 @@ class Scheduler:
         start, stop = self._gaps[0]
         least = max(self._chunk, PROBE_BYTES if self._mode == "probing" else MIN_RUN_BYTES)
         wish = max(least, self._guided(slot, now))
-        end = min(stop, -(-(start + wish) // self._chunk) * self._chunk)
+        end = min(stop, self._end_of(start, wish))
         if stop - end < least:
             end = stop
         self._gaps = ranges.subtract(self._gaps, (start, end))
         return start, end
+
+    def _end_of(self, start: int, wish: int) -> int:
+        """Returns where a run of about `wish` bytes ends: a long one where a part of the object does."""
+        if wish < PART_BYTES:
+            return -(-(start + wish) // self._chunk) * self._chunk
+        step = max(1, PART_BYTES // self._chunk) * self._chunk
+        return max(start // step + 1, (start + wish + step // 2) // step) * step
 
     def _guided(self, slot: _Slot, now: float) -> int:
         """Returns how many bytes a slot is to ask for: its share of half of what is left, by its rate.

@@ -82,12 +82,32 @@ def test_a_run_is_what_the_mean_of_the_last_rate_and_those_before_moves_in_a_few
     scheduler = begun()
     scheduler.handle(Opened([(0, 100 * GIB)], 1), 0.0)
     now, start, stop = 0.0, 0, PROBE_BYTES
-    for rate, mean in ((1e6, 1e6), (3e6, 2e6), (1e6, 1.5e6), (0.5e6, 1e6)):
+    for rate, mean in ((1e5, 1e5), (3e5, 2e5), (1e5, 1.5e5), (0.5e5, 1e5)):
         now += (stop - start) / rate
         (command,) = scheduler.handle(Ended(0, stop), now)
         assert isinstance(command, Fetch) and command.stop is not None
         start, stop = command.start, command.stop
-        assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-6)
+        assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 70_000, MIB, 3 * MIB, 16 * MIB])
+def test_long_runs_end_where_parts_of_8_mib_do_as_far_as_chunks_allow(chunk: int) -> None:
+    scheduler = begun(4)
+    scheduler.handle(Opened([(0, 100 * GIB)], chunk), 0.0)
+    now, stop, ends = 0.0, PROBE_BYTES, []
+    for _ in range(20):
+        now += stop / 20e6 - now
+        (command,) = [
+            each
+            for each in scheduler.handle(Ended(0, stop), now)
+            if isinstance(each, Fetch) and each.slot == 0
+        ]
+        assert command.stop is not None and command.stop > command.start
+        stop = command.stop
+        ends.append(stop)
+    part = max(1, 8 * MIB // chunk) * chunk
+    assert all(end % chunk == 0 for end in ends)
+    assert all(end % part == 0 for end in ends[1:])
 
 
 @pytest.mark.parametrize("connections", [4, 16])
