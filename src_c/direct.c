@@ -183,6 +183,12 @@ static int is_waited_for(const fx_direct *sink) {
     return 0;
 }
 
+static void fail_all(fx_direct *sink, int error) {
+    for (uint64_t n = sink->told; n < sink->sent; n++)
+        if (!sink->flights[n % FX_DIRECT_DEPTH].ended)
+            end_flight(sink, &sink->flights[n % FX_DIRECT_DEPTH], -error);
+}
+
 /* Takes what has ended; with `wait` there is at least one, if any is under way. */
 static void reap(fx_direct *sink, int wait) {
     struct io_event events[FX_DIRECT_DEPTH];
@@ -193,6 +199,8 @@ static void reap(fx_direct *sink, int wait) {
         while (n < 0 && errno == EINTR && wait);
         for (long i = 0; i < n; i++)
             end_flight(sink, (flight *)(uintptr_t)events[i].data, events[i].res);
+        if (n < 0 && errno != EINTR)
+            fail_all(sink, EIO); /* a child of a fork: the context, and the writes, are its parent's */
     }
     tell(sink);
 }

@@ -8,6 +8,8 @@ import itertools
 import mmap
 import os
 import random
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -244,6 +246,31 @@ def test_a_writer_that_goes_in_its_run_leaves_what_was_sent(part: Part) -> None:
     del writer
     assert part.ledger.present() == [(0, 2 * MIB)]
     assert part.sink.pending == 0
+    part.holds()
+
+
+def test_a_child_of_a_fork_leaves_what_is_under_way_to_its_parent(part: Part) -> None:
+    writer = part.writer()
+    writer.begin(0, 3 * MIB + 5)
+    feed(writer, 0, 3 * MIB)
+    child = os.fork()
+    if child == 0:
+        try:
+            writer.detach()
+        except ValueError:  # it is in a run
+            del writer
+        del part.sink
+        os._exit(part.ledger.complete)
+    watch = os.pidfd_open(child)
+    ready, _, _ = select.select([watch], [], [], 60)
+    os.close(watch)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == 0
+    feed(writer, 3 * MIB, 3 * MIB + 5)
+    writer.end()
+    part.sink.settle()
+    assert part.ledger.complete
     part.holds()
 
 
