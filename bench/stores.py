@@ -23,8 +23,8 @@ requests at once, s5cmd 5, rclone 4 (downloads: stretches of 64 MiB in rclone 1.
 each in 1.60), the CRT as many as it thinks fit for the machine, obstore one stream (downloads) or 12
 (uploads; and `ranges`, the same by hand for downloads), fastxfer 16 and 8. boto3 with its CRT takes no
 endpoint without TLS, so that its pieces are put together by `bench/store_clients.py`, which also shows what
-is called of obstore. Nobody but fastxfer syncs the file; `none` does not either. `direct` writes
-past the page cache, and syncs.
+is called of obstore. Nobody but fastxfer syncs the file; `none` does not either. `direct` writes past the
+page cache, and syncs.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "pages.h"
+
 /* Buffers are made two at a time, in one huge page: to pin 256 small pages a write costs ten times as much as the write. */
 #define SLAB_BYTES ((size_t)2 << 20)
 /* Pages and the blocks of file systems; those of disks may be smaller, and half a file system's block is not written beside the rest. */
@@ -94,20 +96,11 @@ static int add_slab(fx_direct *sink) {
     slab *made = malloc(sizeof *made);
     if (!made)
         return ENOMEM;
-    const size_t room = 2 * SLAB_BYTES;
-    unsigned char *place = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (place == MAP_FAILED) {
+    unsigned char *base = fx_place(SLAB_BYTES, PROT_READ | PROT_WRITE);
+    if (!base) {
         free(made);
         return ENOMEM;
     }
-    unsigned char *base = (unsigned char *)(((uintptr_t)place + SLAB_BYTES - 1) & ~(uintptr_t)(SLAB_BYTES - 1));
-    if (base > place)
-        munmap(place, (size_t)(base - place));
-    if (place + room > base + SLAB_BYTES)
-        munmap(base + SLAB_BYTES, (size_t)(place + room - (base + SLAB_BYTES)));
-#ifdef MADV_HUGEPAGE
-    (void)madvise(base, SLAB_BYTES, MADV_HUGEPAGE); /* only a wish: kernels without huge pages refuse it */
-#endif
     made->base = base;
     made->next = sink->slabs;
     sink->slabs = made;
@@ -129,19 +122,6 @@ void fx_direct_give(fx_direct *sink, unsigned char *buffer) {
     sink->spare = buffer;
 }
 
-static int write_all(int fd, const unsigned char *bytes, uint64_t start, uint64_t stop) {
-    while (start < stop) {
-        ssize_t n = pwrite(fd, bytes, (size_t)(stop - start), (off_t)start);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? errno : EIO;
-        bytes += n;
-        start += (uint64_t)n;
-    }
-    return 0;
-}
-
 /* What a direct write has come to: `result` bytes, or an error as a negative number. The rest of a short one, and the whole of one that is
  * refused as such, goes through the page cache, which says what is wrong if that fails too. */
 static int finish_write(const fx_direct *sink, const struct iocb *call, int64_t result) {
@@ -151,7 +131,7 @@ static int finish_write(const fx_direct *sink, const struct iocb *call, int64_t 
         return (int)-result;
     const uint64_t done = result > 0 ? (uint64_t)result : 0;
     const uint64_t start = (uint64_t)call->aio_offset;
-    return write_all(sink->cached, (const unsigned char *)(uintptr_t)call->aio_buf + done, start + done, start + call->aio_nbytes);
+    return fx_write_all(sink->cached, (const unsigned char *)(uintptr_t)call->aio_buf + done, start + done, start + call->aio_nbytes);
 }
 
 static void end_flight(fx_direct *sink, flight *ended, int64_t result) {
@@ -255,9 +235,9 @@ int fx_direct_send(fx_direct *sink, const fx_batch *batch) {
     next->ended = 0;
     sink->sent++;
     if (!sink->failed)
-        sink->failed = write_all(sink->cached, batch->buffer + (batch->start - lead), batch->start, low);
+        sink->failed = fx_write_all(sink->cached, batch->buffer + (batch->start - lead), batch->start, low);
     if (!sink->failed)
-        sink->failed = write_all(sink->cached, batch->buffer + (high - lead), high, batch->stop);
+        sink->failed = fx_write_all(sink->cached, batch->buffer + (high - lead), high, batch->stop);
     if (sink->failed || low == high)
         next->ended = 1;
     else

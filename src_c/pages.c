@@ -16,36 +16,63 @@ static size_t page_size(void) {
     return cached;
 }
 
-unsigned char *fx_map(int fd, uint64_t size) {
-    const size_t huge = (size_t)2 << 20;
-    /* Reserve a little more than is needed to have an aligned place, map there, and give the ends back. */
-    if (size > SIZE_MAX - 2 * huge) {
+#define HUGE_BYTES ((size_t)2 << 20)
+
+static void ask_for_huge_pages(unsigned char *base, size_t length) {
+#ifdef MADV_HUGEPAGE
+    (void)madvise(base, length, MADV_HUGEPAGE); /* only a wish: kernels without huge pages refuse it */
+#else
+    (void)base, (void)length;
+#endif
+}
+
+unsigned char *fx_place(size_t length, int protection) {
+    /* Take a little more than is needed to have an aligned place in it, and give the ends back. */
+    if (length > SIZE_MAX - 2 * HUGE_BYTES) {
         errno = ENOMEM;
         return NULL;
     }
-    const size_t room = (size_t)size + huge;
-    unsigned char *place = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const size_t room = length + HUGE_BYTES, mask = page_size() - 1;
+    unsigned char *place = mmap(NULL, room, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (place == MAP_FAILED)
         return NULL;
-    unsigned char *base = (unsigned char *)(((uintptr_t)place + huge - 1) & ~(uintptr_t)(huge - 1));
-    const size_t mask = page_size() - 1;
-    unsigned char *after = base + (((size_t)size + mask) & ~mask);
-    unsigned char *map = mmap(base, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-    if (map == MAP_FAILED) {
-        const int error = errno;
-        munmap(place, room);
-        errno = error;
-        return NULL;
-    }
+    unsigned char *base = (unsigned char *)(((uintptr_t)place + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
+    unsigned char *after = base + ((length + mask) & ~mask);
     if (base > place)
         munmap(place, (size_t)(base - place));
     if (place + room > after)
         munmap(after, (size_t)(place + room - after));
-#ifdef MADV_HUGEPAGE
-    (void)madvise(map, (size_t)size, MADV_HUGEPAGE); /* only a wish: kernels without huge pages refuse it */
-#endif
+    ask_for_huge_pages(base, length);
+    return base;
+}
+
+unsigned char *fx_map(int fd, uint64_t size) {
+    unsigned char *place = fx_place((size_t)size, PROT_NONE);
+    if (!place)
+        return NULL;
+    unsigned char *map = mmap(place, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (map == MAP_FAILED) {
+        const int error = errno;
+        munmap(place, (size_t)size);
+        errno = error;
+        return NULL;
+    }
+    ask_for_huge_pages(map, (size_t)size);
     fx_guard_acquire();
     return map;
+}
+
+int fx_write_all(int fd, const unsigned char *bytes, uint64_t start, uint64_t stop) {
+    while (start < stop) {
+        ssize_t n = pwrite(fd, bytes, (size_t)(stop - start), (off_t)start);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        bytes += n;
+        start += (uint64_t)n;
+    }
+    return 0;
 }
 
 void fx_unmap(unsigned char *map, uint64_t size) {

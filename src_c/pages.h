@@ -9,6 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Returns `length` bytes of private memory at a huge page's alignment, in huge pages where there are any; NULL with errno set on failure.
+ * munmap(2) gives it back. */
+unsigned char *fx_place(size_t length, int protection);
+
+/* Writes bytes to [start, stop) of a file, however many calls that takes. */
+int fx_write_all(int fd, const unsigned char *bytes, uint64_t start, uint64_t stop);
+
 /* Maps the first `size` bytes of a file, shared and writable, at a huge page's alignment, and asks for huge pages: on ext4 (Linux 6.16) and
  * XFS a window then comes in with one fault instead of 512, and populating a GiB costs 0.26 s of CPU instead of 1.2 s. Returns NULL
  * and sets errno on failure. A SIGBUS guard is in place while it lives (guard.h). */

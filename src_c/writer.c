@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "crc64.h"
 #include "guard.h"
@@ -18,7 +17,6 @@ void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t cr
     writer->released = pos;
     writer->filled = 0;
     writer->begun = pos;
-    writer->batch.count = writer->batch.fresh = 0;
     writer->mark = (fx_mark){writer->mark.run + 1, pos, crc};
     writer->failed = 0;
     if (writer->ledger && pos < writer->ledger->size)
@@ -28,18 +26,10 @@ void fx_writer_begin(fx_writer *writer, uint64_t pos, uint64_t stop, uint64_t cr
 }
 
 static int write_buffer(fx_writer *writer) {
-    size_t sent = 0;
-    const uint64_t start = writer->pos - writer->filled;
-    while (sent < writer->filled) {
-        ssize_t n = pwrite(writer->fd, writer->buffer + sent, writer->filled - sent, (off_t)(start + sent));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? errno : EIO;
-        sent += (size_t)n;
-    }
-    writer->filled = 0;
-    return 0;
+    const int error = fx_write_all(writer->fd, writer->buffer, writer->pos - writer->filled, writer->pos);
+    if (!error)
+        writer->filled = 0;
+    return error;
 }
 
 /* Brings the pages up to `ahead` in. */
@@ -106,6 +96,16 @@ static int send_buffer(fx_writer *writer) {
     int error = fx_direct_send(writer->direct, batch);
     batch->count = batch->fresh = 0;
     return error;
+}
+
+/* Forgets what was not sent. */
+static void drop_buffer(fx_writer *writer) {
+    *fx_direct_pending(writer->direct) -= writer->batch.fresh;
+    writer->batch.count = writer->batch.fresh = 0;
+    if (writer->buffer)
+        fx_direct_give(writer->direct, writer->buffer);
+    writer->buffer = NULL;
+    writer->filled = 0;
 }
 
 static int put_direct(fx_writer *writer, const unsigned char *slice, size_t length) {
@@ -197,8 +197,10 @@ int fx_writer_flush(fx_writer *writer) {
             error = send_buffer(writer);
         while (!error && writer->pos != writer->begun && writer->mark.pos != writer->pos)
             error = fx_direct_wait(writer->direct); /* only a begun chunk's bytes count from here on without a bit */
-        if (error)
+        if (error) {
+            drop_buffer(writer);
             (void)fx_direct_settle(writer->direct);
+        }
     } else if (!error && writer->map) {
         error = fx_pages_release(writer->map, writer->released, writer->populated);
         writer->released = writer->populated = writer->pos;
@@ -210,15 +212,12 @@ int fx_writer_flush(fx_writer *writer) {
 
 void fx_writer_let_go(fx_writer *writer) {
     if (writer->direct) {
-        *fx_direct_pending(writer->direct) -= writer->batch.fresh;
-        if (writer->buffer)
-            fx_direct_give(writer->direct, writer->buffer);
+        drop_buffer(writer);
         (void)fx_direct_settle(writer->direct); /* what is under way tells this writer's mark */
         fx_direct_let_go(writer->direct);
     } else {
         free(writer->buffer);
     }
-    writer->batch.count = writer->batch.fresh = 0;
     writer->direct = NULL;
     writer->buffer = NULL;
     writer->capacity = writer->filled = 0;

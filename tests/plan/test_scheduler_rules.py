@@ -82,12 +82,12 @@ def test_a_run_is_what_the_mean_of_the_last_rate_and_those_before_moves_in_a_few
     scheduler = begun()
     scheduler.handle(Opened([(0, 100 * GIB)], 1), 0.0)
     now, start, stop = 0.0, 0, PROBE_BYTES
-    for rate, mean in ((1e5, 1e5), (3e5, 2e5), (1e5, 1.5e5), (0.5e5, 1e5)):
+    for rate, mean in ((0.5e6, 0.5e6), (1.5e6, 1e6), (0.5e6, 0.75e6), (0.25e6, 0.5e6)):
         now += (stop - start) / rate
         (command,) = scheduler.handle(Ended(0, stop), now)
         assert isinstance(command, Fetch) and command.stop is not None
         start, stop = command.start, command.stop
-        assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-5)
+        assert stop - start == pytest.approx(mean * RUN_SECONDS, rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 70_000, MIB, 3 * MIB, 16 * MIB])
