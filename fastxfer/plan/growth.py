@@ -6,17 +6,23 @@ are out have brought bytes for WINDOW_S, and is the last one when it raised the 
 That *plateau* is left again when the total rate falls, which is how a first burst ends, and from time
 to time for a try, which is taken back if it does not help.
 
-While what takes the bytes is `busy` all the time the level stays: more requests would bring it less for each
-turn, and nothing sooner.
+While what takes the bytes is `busy` the level stays: more requests would bring it less for each turn, and
+nothing sooner. Whether it will be shows soon where answers begin at once: there the first few bring bytes for
+JUDGED_S before there are more, unless what they bring is little.
 """
 
 from __future__ import annotations
+
+import math
 
 FIRST = 4
 QUICK = 16
 STEP_S = 0.01
 # Who was busy is given no more before it was not for so long.
-BUSY_S = 0.1
+BUSY_S = 0.2
+JUDGED_S = 0.03
+# Bytes a second that make nobody busy.
+LITTLE = 100e6
 WINDOW_S = 0.2
 # The requests of a new level that have brought nothing after so long are not waited for.
 SETTLE_S = 2.0
@@ -34,9 +40,12 @@ class Growth:
         self._ceiling = ceiling
         self.level = min(FIRST, ceiling)
         """How many requests may be out."""
+        self._now = 0.0
         self._grown_at = 0.0
         self._step_at = 0.0
-        self._busy = False
+        self._busy_at = -math.inf
+        self._seen: tuple[float, int] | None = None
+        self._little: bool | None = None  # is what came, when it was last seen
         self._window: tuple[float, int] | None = None
         self._before = 0.0  # the rate at the level before; 0 when it is not known
         self._plateau: tuple[float, float] | None = None  # since when, at which rate
@@ -50,28 +59,56 @@ class Growth:
         self._window = self._plateau = None
 
     @property
+    def stays(self) -> bool:
+        """Whether the level waits for who takes the bytes."""
+        return self._now < self._busy_at + BUSY_S
+
+    @property
     def soon(self) -> int:
         """The level that it has in a moment, without measuring."""
-        return self.level if self._busy else max(self.level, min(QUICK, self._ceiling))
+        return self.level if self.stays else max(self.level, min(QUICK, self._ceiling))
 
     def next_wake(self) -> float | None:
         """Returns when the level rises without being asked, or None when only measuring raises it."""
         return self._step_at if self.level < min(QUICK, self._ceiling) else None
 
-    def step(self, now: float, moved: int, *, full: bool, flowing: bool, busy: bool = False) -> None:
+    def step(
+        self, now: float, moved: int, *, full: bool, flowing: bool, busy: bool = False, near: bool = False
+    ) -> None:
         """Raises the level if it is time. `moved` counts all bytes so far; `full` says that there is work
         for more requests, `flowing` that each that is out brings bytes, or its slot did before, `busy` that
-        who takes them could not take more.
+        who takes them could not take more, `near` that answers begin at once.
         """
-        self._busy = busy
+        self._look(now, moved)
+        if busy and self._little is False:
+            self._busy_at = now
         if self.level < min(QUICK, self._ceiling):
-            if busy:
-                self._step_at = now + BUSY_S
+            if self.stays:
+                self._step_at = self._busy_at + BUSY_S
             elif now >= self._step_at:
-                self._grow(now)
+                if near and self.level <= FIRST and self._judges(now, moved, flowing):
+                    self._step_at = now + STEP_S
+                else:
+                    self._grow(now)
             return
         if self.level < self._ceiling:
             self._measure(now, moved, full and not busy, flowing)
+
+    def _look(self, now: float, moved: int) -> None:
+        self._now = now
+        began, count = self._seen = self._seen or (now, moved)
+        if now - began >= STEP_S:
+            self._little = moved - count < LITTLE * (now - began)
+            self._seen = (now, moved)
+
+    def _judges(self, now: float, moved: int, flowing: bool) -> bool:
+        """Returns whether it is yet to be seen what the first few requests bring."""
+        if self._window is None:
+            if not flowing:
+                return now - self._grown_at < JUDGED_S
+            self._window = self._seen = (now, moved)
+            self._little = None
+        return not self._little and now - self._window[0] < JUDGED_S
 
     def _grow(self, now: float) -> None:
         self.level = min(2 * self.level, self._ceiling)

@@ -11,8 +11,8 @@ from fastxfer.values import dataclass
 
 BURST_S = 0.1
 # A thread that waited for no more than this part of the last so many seconds has no time to spare.
-LOAD_S = 0.005
-SPARE = 0.25
+LOAD_S = 0.02
+SPARE = 0.5
 UNLIMITED = 1 << 62
 """Tokens of who may take what it likes."""
 
@@ -60,7 +60,7 @@ class Load:
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
         self.full = False
-        """It was at work for nearly all of the last LOAD_S, or a little more."""
+        """It was at work for most of the last LOAD_S, or a little more."""
 
     def update(self, idle_s: float, now: float) -> None:
         """See the class."""

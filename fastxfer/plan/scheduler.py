@@ -67,10 +67,12 @@ from fastxfer.plan.retry import backoff_s
 from fastxfer.values import dataclass
 
 PROBE_BYTES = 256 * 1024
-FIRST_RUN_BYTES = 16 * 1024**2
+FIRST_RUN_BYTES = 64 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
-# Object stores keep large objects in the parts that they were sent in, of 8 MiB most often.
+# Object stores keep large objects in the parts that they were sent in, of 8 MiB most often. Where one comes
+# in PART_S no run is shorter.
 PART_BYTES = 8 * 1024**2
+PART_S = 0.05
 # Shorter ones cost more to ask for than they even out at the end; but none is more than a quarter of it.
 LEAST_RUN_S = 0.01
 LEAST_SHARE = 4
@@ -90,9 +92,10 @@ FAR_SLOWER = 20
 HANDSHAKE = 4
 # A run takes so many times the wait for its answer, if its share is that long.
 WAITS_A_RUN = 8
+# An answer that begins so soon is a neighbour's.
+NEAR_S = 0.02
 # An answer that begins so late is worth fewer, longer runs.
 FAR_S = 0.1
-FAR_RUN_BYTES = 4 * FIRST_RUN_BYTES
 # Bytes that races may fetch in vain: so many, or this share of the object, whichever is more.
 WASTE_BYTES = tail.RACE_BYTES
 WASTE_SHARE = 64
@@ -495,6 +498,7 @@ class Scheduler:
             full=bool(self._gaps) and self._room >= self._growth.level,
             flowing=all(run.seen_at or self._slots[slot].rate for slot, run in self._runs.items()),
             busy=self.busy,
+            near=self._nearest_s < NEAR_S,
         )
 
     def _renewals(self, now: float) -> list[Command]:
@@ -718,7 +722,7 @@ class Scheduler:
         """
         left = ranges.length(self._gaps)
         # While no more are asked for than are out, runs are cut for these.
-        most = self._growth.level if self.busy else self._connections
+        most = self._growth.level if self._growth.stays else self._connections
         lanes = max(1, min(most, self._share))
         far = FAR_S <= self._nearest_s < math.inf
         if not slot.rate:
@@ -727,7 +731,7 @@ class Scheduler:
                 busy = sum(
                     run.stop is None or run.stop - run.start > PROBE_BYTES for run in self._runs.values()
                 )
-                return min(left // max(1, lanes - busy), FAR_RUN_BYTES)
+                return min(left // max(1, lanes - busy), FIRST_RUN_BYTES)
             return min(left // (2 * lanes), FIRST_RUN_BYTES)
         usual = self._usual_rate()
         if slot.rate * FAR_SLOWER < usual:
@@ -735,7 +739,10 @@ class Scheduler:
         wish = left / (2 * lanes) * min(1.0, slot.rate / usual)
         alone = sum(each.rate > 0 for each in self._slots) == 1
         if not alone:  # else it is the probe's rate, of a burst perhaps
-            wish = max(wish, min(left / LEAST_SHARE, min(slot.rate, usual) * LEAST_RUN_S))
+            rate = min(slot.rate, usual)
+            wish = max(wish, min(left / LEAST_SHARE, rate * LEAST_RUN_S))
+            if rate * PART_S >= PART_BYTES:
+                wish = max(wish, PART_BYTES)
         wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:
             pieces = self._pieces(now)

@@ -244,11 +244,11 @@ def test_a_thread_that_hardly_waits_has_no_time_to_spare() -> None:
     seen = []
     for idle_s, now in (
         (5.0, 10.0),
-        (5.0, 10.004),
-        (5.0, 10.005),
-        (5.003, 10.013),
-        (5.003, 10.113),
-        (5.1, 10.2),
+        (5.0, 10.019),
+        (5.009, 10.021),
+        (5.029, 10.051),
+        (5.03, 10.151),
+        (5.13, 10.26),
     ):
         load.update(idle_s, now)
         seen.append(load.full)

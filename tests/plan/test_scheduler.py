@@ -25,11 +25,14 @@ from fastxfer.errors import (
     TransferTimeoutError,
 )
 from fastxfer.plan import ranges
-from fastxfer.plan.growth import BUSY_S, STEP_S
+from fastxfer.plan.growth import BUSY_S, LITTLE, STEP_S
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.scheduler import (
     FAILURES_AMONG_OTHERS,
     FIRST_RUN_BYTES,
+    NEAR_S,
+    PART_BYTES,
+    PART_S,
     PROBE_BYTES,
     RUN_SECONDS,
     WASTE_BYTES,
@@ -263,19 +266,31 @@ def test_once_opened_the_slots_share_what_the_probe_does_not_cover() -> None:
     assert plan.draw() == "0###22233311............"
 
 
-def test_runs_become_shorter_towards_the_end() -> None:
+def lengths_of_runs(every_s: float) -> list[int]:
+    """Returns the lengths of a gibibyte's runs over four slots, of which one ends each so many seconds."""
     plan = opened(4096, 4)
     lengths = []
     while plan.over is None:
         slot = min(plan.runs, key=lambda each: plan.runs[each].start)
-        plan.now += 0.01
+        plan.now += every_s
         commands = plan.end(slot)
         lengths += [(c.stop or 0) - c.start for c in commands if isinstance(c, Fetch)]
     assert isinstance(plan.over, Complete)
+    return lengths
+
+
+def test_runs_become_shorter_towards_the_end() -> None:
+    lengths = lengths_of_runs(0.1)
     assert max(lengths) >= FIRST_RUN_BYTES
     assert min(lengths) == CHUNK
     assert lengths[-1] < max(lengths) / 8
     assert len(lengths) < 150
+
+
+def test_no_run_is_shorter_than_a_part_where_that_comes_in_a_moment() -> None:
+    lengths = lengths_of_runs(PART_S / 8)
+    assert min(lengths[:-1]) >= PART_BYTES
+    assert len(lengths) < 50
 
 
 def test_a_slow_slot_gets_what_it_moves_in_a_few_seconds() -> None:
@@ -593,21 +608,57 @@ def test_no_more_is_asked_for_than_there_is_room() -> None:
     assert (plan.scheduler.wanted(), plan.scheduler.next_wake()) == (8, None)
 
 
-def test_who_has_no_time_for_more_requests_gets_no_more() -> None:
-    plan = watched(1000, 32)
+def steps(plan: Watched, rate: float, count: int) -> list[int]:
+    """Returns how many requests are out after each of so many ticks, while the first of them brings bytes at
+    `rate`, each other one a byte.
+    """
+    levels = []
+    first = next(iter(plan.runs))
+    pos = float(plan.runs[first].start)
+    for _ in range(count):
+        pos += rate * STEP_S
+        reached = {slot: run.start + 1 for slot, run in plan.runs.items()} | {first: int(pos)}
+        plan.handle(Tick(), plan.now + 1.01 * STEP_S, reached)
+        levels.append(len(plan.runs))
+    return levels
+
+
+def begun(waited_s: float | None = None) -> Watched:
+    """Returns a plan with the four first requests out on 32 slots; the probe is over."""
+    plan = watched(64_000, 32)
     plan.handle(Begin())
-    plan.handle(Opened([(0, plan.size)], plan.chunk))
+    plan.handle(Opened([(0, plan.size)], plan.chunk, waited_s=waited_s))
+    plan.end(0)
+    assert len(plan.runs) == 4
+    return plan
+
+
+def test_who_has_no_time_for_more_requests_gets_no_more() -> None:
+    plan = begun(waited_s=NEAR_S / 2)
     plan.scheduler.busy = True
-    for _ in range(3):
-        plan.handle(Tick(), plan.now + STEP_S)
-        assert len(plan.runs) == plan.scheduler.wanted() == 4
+    assert steps(plan, 3 * LITTLE, 30) == [4] * 30
+    assert plan.scheduler.wanted() == 4
     plan.scheduler.busy = False
-    plan.handle(Tick(), plan.now + BUSY_S / 2)
-    assert len(plan.runs) == 4, "not at once"
-    plan.handle(Tick(), plan.scheduler.next_wake())
-    assert len(plan.runs) == 8
-    plan.handle(Tick(), plan.now + STEP_S)
-    assert len(plan.runs) == 16
+    assert steps(plan, 3 * LITTLE, int(0.8 * BUSY_S / STEP_S)).pop() == 4, "not at once"
+    assert steps(plan, 3 * LITTLE, int(0.4 * BUSY_S / STEP_S)).pop() == 16
+
+
+def test_a_thread_that_is_at_work_on_something_else_is_not_busy_with_bytes() -> None:
+    plan = begun()
+    plan.scheduler.busy = True
+    assert steps(plan, LITTLE / 3, 4).pop() == 16
+
+
+def test_near_servers_are_asked_for_more_when_the_first_requests_have_shown_what_they_bring() -> None:
+    assert steps(begun(), 3 * LITTLE, 2) == [8, 16], "not a near one"
+    assert steps(begun(waited_s=NEAR_S / 2), 3 * LITTLE, 6) == [4, 4, 4, 8, 16, 16]
+    assert steps(begun(waited_s=NEAR_S / 2), LITTLE / 3, 4) == [4, 8, 16, 16]
+    silent = begun(waited_s=NEAR_S / 2)
+    levels = []
+    for _ in range(5):
+        silent.handle(Tick(), silent.now + 1.01 * STEP_S)
+        levels.append(len(silent.runs))
+    assert levels == [4, 4, 8, 16, 16], "they have not brought a byte"
 
 
 def test_shares_are_of_the_room_where_it_is_less_than_the_connections() -> None:
