@@ -21,6 +21,8 @@ STEP_S = 0.01
 # Who was busy is given no more before it was not for so long.
 BUSY_S = 0.2
 JUDGED_S = 0.03
+# If these begin so much later than the first answer did, they are not waited for.
+SILENT_S = 0.1
 # Bytes a second that make nobody busy.
 LITTLE = 100e6
 WINDOW_S = 0.2
@@ -105,7 +107,7 @@ class Growth:
         """Returns whether it is yet to be seen what the first few requests bring."""
         if self._window is None:
             if not flowing:
-                return now - self._grown_at < JUDGED_S
+                return now - self._grown_at < SILENT_S
             self._window = self._seen = (now, moved)
             self._little = None
         return not self._little and now - self._window[0] < JUDGED_S

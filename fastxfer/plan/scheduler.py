@@ -72,7 +72,7 @@ MIN_RUN_BYTES = 256 * 1024
 # Object stores keep large objects in the parts that they were sent in, of 8 MiB most often. Where one comes
 # in PART_S no run is shorter.
 PART_BYTES = 8 * 1024**2
-PART_S = 0.05
+PART_S = 0.1
 # Shorter ones cost more to ask for than they even out at the end; but none is more than a quarter of it.
 LEAST_RUN_S = 0.01
 LEAST_SHARE = 4
