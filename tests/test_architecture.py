@@ -170,7 +170,7 @@ PURE_IMPORTS: dict[str, list[str] | None] = {
     "collections.abc": None,
     "dataclasses": None,
     "datetime": ["datetime", "timezone", "timedelta"],
-    "email.utils": ["parsedate_to_datetime", "formatdate"],  # the latter of a time that it is given
+    "email.utils": ["parsedate_to_datetime"],
     "enum": None,
     "errno": None,
     "functools": None,

@@ -13,10 +13,10 @@ import random
 import signal
 import sys
 import threading
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fastxfer.plan.dates import http_date
 from fastxfer.plan.ranges import parse_range
 
 BLOCK_BYTES = 4 * 1024**2
@@ -96,7 +96,7 @@ class Made:
         self.name = os.path.basename(path)
         self.size = there.st_size
         self.etag = f'"{sha256[:32]}"'
-        self.last_modified = formatdate(there.st_mtime, usegmt=True)
+        self.last_modified = http_date(there.st_mtime)
 
 
 class Server(ThreadingHTTPServer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 from functools import lru_cache
+from time import gmtime
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # The form that servers send; the obsolete ones are left to a module that takes 4 ms to import.
 _USUAL = re.compile(
@@ -34,3 +36,10 @@ def http_time(value: str | None) -> float | None:
         return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def http_date(epoch_s: float) -> str:
+    """Returns a time in seconds since the epoch as an HTTP-date, in the form to be sent."""
+    at = gmtime(epoch_s)
+    day = f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04}"
+    return f"{day} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Iterable
-from email.utils import formatdate
 
+from fastxfer.plan.dates import http_date
 from fastxfer.sources.credentials import Credentials
 from fastxfer.sources.locations import Address, encode, encode_key, encode_query
 from fastxfer.sources.store_request import (
@@ -56,7 +56,7 @@ def sign_v4(
     fields: Fields,
 ) -> Fields:
     stamp = stamp_of(now)
-    added = [("x-oss-date", stamp), ("Date", formatdate(int(now), usegmt=True))]
+    added = [("x-oss-date", stamp), ("Date", http_date(now))]
     if credentials.token:
         added.append(("x-oss-security-token", credentials.token))
     added.append(("x-oss-content-sha256", UNSIGNED_PAYLOAD))
@@ -118,7 +118,7 @@ def _always(name: str) -> bool:
 
 
 def sign_v1(request: StoreRequest, credentials: Credentials, now: float, fields: Fields) -> Fields:
-    date = formatdate(int(now), usegmt=True)
+    date = http_date(now)
     added = [("Date", date)]
     if credentials.token:
         added.append(("x-oss-security-token", credentials.token))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastxfer.plan.dates import http_time
+from fastxfer.plan.dates import http_date, http_time
 
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 STAMP = 1735689600.0
@@ -71,3 +71,9 @@ def test_dates_good_and_bad_are_those_of_mail(
         assert http_time(text) is None
     else:
         assert http_time(text) == expected
+
+
+@given(st.integers(0, 253402300799))
+def test_a_time_is_written_in_the_form_to_be_sent(epoch_s: int) -> None:
+    assert http_date(epoch_s + 0.9) == formatdate(epoch_s, usegmt=True)
+    assert http_time(http_date(epoch_s)) == epoch_s
