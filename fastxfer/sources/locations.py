@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
 from fastxfer.errors import OptionError
 from fastxfer.sources.schemes import ADDRESSING
+from fastxfer.values import dataclass
 
 Query = Iterable[tuple[str, str]]
 

@@ -4,7 +4,7 @@ when it is sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from fastxfer._version import __version__
 from fastxfer.errors import BadResponseError, OptionError
@@ -13,6 +13,7 @@ from fastxfer.plan.ranges import Span, format_range
 from fastxfer.sources.locations import parse_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.sources.store_request import Fields
+from fastxfer.values import dataclass
 
 # What the answers of a store may be but a refusal: the object, a part of it, no such range, another object.
 _ANSWERS = (200, 206, 412, 416)

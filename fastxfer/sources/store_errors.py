@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 
 from fastxfer.errors import (
     BadResponseError,
@@ -25,6 +24,7 @@ from fastxfer.errors import (
 from fastxfer.plan.response import Headers
 from fastxfer.plan.retry import parse_retry_after
 from fastxfer.sources.store_xml import Element, read_xml
+from fastxfer.values import dataclass
 
 MAX_ERROR_BYTES = 64 << 10
 MAX_MESSAGE = 300
@@ -176,8 +176,8 @@ def _from_field(value: str | None) -> bytes:
 def presentable(text: str) -> str:
     """Returns one printable line of at most MAX_MESSAGE characters."""
     line = " ".join(text[: 4 * MAX_MESSAGE].split())
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "\u2026"
 
 
 def store_error(what: str, refusal: Refusal, *, retry_after_s: float | None = None) -> StoreError:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hmac
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from time import gmtime
 
 from fastxfer.errors import OptionError
 from fastxfer.sources.locations import Address
+from fastxfer.values import dataclass
 
 Fields = tuple[tuple[str, str], ...]
 

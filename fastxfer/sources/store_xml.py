@@ -8,11 +8,12 @@ none.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote_to_bytes
 from xml.parsers import expat
 
 from fastxfer.errors import BadResponseError
+from fastxfer.values import dataclass
 
 MAX_BYTES = 16 << 20  # a page has 1000 entries, each of a key of 1 KiB, percent-encoded, and some more
 MAX_DEPTH = 16

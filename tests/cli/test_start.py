@@ -28,6 +28,10 @@ NOT_FOR_A_FETCH = {
     "fastxfer.uploading", "fastxfer.verification", "fastxfer.verify_results",
 }  # fmt: skip
 NOT_FOR_HELP = NOT_FOR_A_FETCH | {"argparse", "dataclasses", "pycurl", "fastxfer.api", "fastxfer.options"}
+# What one from a store, with credentials from the environment, needs besides.
+FOR_A_STORE = {"pyexpat", "xml", "fastxfer.sources.credential_chain", "fastxfer.sources.locations"} | {
+    f"fastxfer.sources.{name}" for name in ("signing", "store", "store_access", "store_errors")
+}
 # What callers give or are given is of the standard kind, whose making takes five times as long.
 STANDARD_DATACLASSES = {
     f"dataclass in fastxfer.{name}"
@@ -50,12 +54,13 @@ os._exit(code)
 """
 
 
-def imported_by(tmp_path: Path, *arguments: str) -> set[str]:
+def imported_by(tmp_path: Path, *arguments: str, **more: str) -> set[str]:
     """Returns the modules that a command imports up to its end, which must be a good one, and which of our
     own have standard dataclasses.
     """
     told = tmp_path / "told"
-    env = environment({"XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)})  # as where nobody has logged in
+    # As where nobody has logged in.
+    env = environment({"XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path), **more})
     command = [sys.executable, "-c", TELL, str(told), *arguments]
     subprocess.run(command, env=env, timeout=DEADLINE_S, stdout=subprocess.DEVNULL, check=True)
     return set(told.read_text().splitlines())
@@ -67,6 +72,19 @@ def test_a_plain_fetch_imports_only_what_it_needs(nginx: Nginx, objects: Objects
     assert (tmp_path / "out").stat().st_size == 3
     assert "fastxfer.download" in imported
     assert imported & NOT_FOR_A_FETCH == set()
+    assert {each for each in imported if " in " in each} == STANDARD_DATACLASSES
+
+
+def test_a_fetch_from_a_store_imports_only_what_it_needs(
+    nginx: Nginx, objects: Objects, tmp_path: Path
+) -> None:
+    objects.make(3, name="bucket/key")
+    out = tmp_path / "out"
+    where = ("s3://bucket/key", "--endpoint", nginx.url("").rstrip("/"), "--addressing", "path")
+    keys = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_REGION": "here"}
+    imported = imported_by(tmp_path, "fetch", *where, "-o", str(out), **keys)
+    assert out.stat().st_size == 3
+    assert imported & NOT_FOR_A_FETCH == FOR_A_STORE
     assert {each for each in imported if " in " in each} == STANDARD_DATACLASSES
 
 
