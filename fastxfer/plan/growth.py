@@ -23,7 +23,7 @@ BUSY_S = 0.2
 JUDGED_S = 0.03
 # If these begin so much later than the first answer did, they are not waited for.
 SILENT_S = 0.1
-# Bytes a second that make nobody busy.
+# Bytes a second of which nobody is busy: in the first SILENT_S it was with something else.
 LITTLE = 100e6
 WINDOW_S = 0.2
 # The requests of a new level that have brought nothing after so long are not waited for.
@@ -43,8 +43,7 @@ class Growth:
         self.level = min(FIRST, ceiling)
         """How many requests may be out."""
         self._now = 0.0
-        self._grown_at = 0.0
-        self._step_at = 0.0
+        self._begun_at = self._grown_at = self._step_at = 0.0
         self._busy_at = -math.inf
         self._seen: tuple[float, int] | None = None
         self._little: bool | None = None  # is what came, when it was last seen
@@ -57,7 +56,8 @@ class Growth:
     def begin(self, now: float) -> None:
         """Starts at the first level."""
         self.level = min(FIRST, self._ceiling)
-        self._grown_at, self._step_at, self._before = now, now + STEP_S, 0.0
+        self._begun_at = self._grown_at = now
+        self._step_at, self._before = now + STEP_S, 0.0
         self._window = self._plateau = None
 
     @property
@@ -82,7 +82,7 @@ class Growth:
         who takes them could not take more, `near` that answers begin at once.
         """
         self._look(now, moved)
-        if busy and self._little is False:
+        if busy and (self._little is False or now - self._begun_at >= SILENT_S):
             self._busy_at = now
         if self.level < min(QUICK, self._ceiling):
             if self.stays:

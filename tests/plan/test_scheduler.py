@@ -643,10 +643,18 @@ def test_who_has_no_time_for_more_requests_gets_no_more() -> None:
     assert steps(plan, 3 * LITTLE, int(0.4 * BUSY_S / STEP_S)).pop() == 16
 
 
-def test_a_thread_that_is_at_work_on_something_else_is_not_busy_with_bytes() -> None:
+def test_a_thread_that_prepares_the_transfer_is_not_busy_with_its_bytes() -> None:
     plan = begun()
     plan.scheduler.busy = True
     assert steps(plan, LITTLE / 3, 4).pop() == 16
+
+
+def test_a_thread_that_is_busy_with_other_transfers_too_has_no_time_for_more_requests() -> None:
+    plan = begun(waited_s=NEAR_S / 2)
+    plan.handle(Tick(), plan.now + 0.9 * SILENT_S)
+    plan.scheduler.busy = True
+    assert steps(plan, LITTLE / 3, 20)[2:] == [len(plan.runs)] * 18
+    assert len(plan.runs) < 16
 
 
 def test_near_servers_are_asked_for_more_when_the_first_requests_have_shown_what_they_bring() -> None:
