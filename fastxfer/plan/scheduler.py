@@ -69,8 +69,8 @@ from fastxfer.values import dataclass
 PROBE_BYTES = 256 * 1024
 FIRST_RUN_BYTES = 64 * 1024**2
 MIN_RUN_BYTES = 256 * 1024
-# Object stores keep large objects in the parts that they were sent in, of 8 MiB most often. Where one comes
-# in PART_S no run is shorter.
+# Object stores keep large objects in the parts that they were sent in, of 8 MiB most often. A slot that has
+# brought as much, and brings it in PART_S, gets no shorter run.
 PART_BYTES = 8 * 1024**2
 PART_S = 0.1
 # Shorter ones cost more to ask for than they even out at the end; but none is more than a quarter of it.
@@ -741,7 +741,7 @@ class Scheduler:
         if not alone:  # else it is the probe's rate, of a burst perhaps
             rate = min(slot.rate, usual)
             wish = max(wish, min(left / LEAST_SHARE, rate * LEAST_RUN_S))
-            if rate * PART_S >= PART_BYTES:
+            if slot.brought >= PART_BYTES and rate * PART_S >= PART_BYTES:
                 wish = max(wish, PART_BYTES)
         wish = max(wish, min(left / (lanes + 1), WAITS_A_RUN * self._answer_s * slot.rate))
         if far:

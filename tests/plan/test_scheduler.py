@@ -273,10 +273,17 @@ def lengths_of_runs(every_s: float) -> list[int]:
     while plan.over is None:
         slot = min(plan.runs, key=lambda each: plan.runs[each].start)
         plan.now += every_s
-        commands = plan.end(slot)
+        reached = {each: run.start + 1 for each, run in plan.runs.items()}
+        commands = plan.handle(Tick(), plan.now, reached) + plan.end(slot)
         lengths += [(c.stop or 0) - c.start for c in commands if isinstance(c, Fetch)]
     assert isinstance(plan.over, Complete)
     return lengths
+
+
+def test_a_small_object_is_shared_out_however_fast_it_comes() -> None:
+    plan = opened(32, 4)
+    plan.handle(Tick(), plan.now + 0.001, {slot: run.start + 1 for slot, run in plan.runs.items()})
+    assert all(out.stop is not None and out.stop - out.start <= PART_BYTES / 4 for out in plan.runs.values())
 
 
 def test_runs_become_shorter_towards_the_end() -> None:
