@@ -20,8 +20,9 @@ QUICK = 16
 STEP_S = 0.01
 # Who was busy is given no more before it was not for so long.
 BUSY_S = 0.2
+# So long the first few requests bring bytes before a near server is asked for more; if they bring none for
+# SILENT_S they are not waited for.
 JUDGED_S = 0.03
-# If these begin so much later than the first answer did, they are not waited for.
 SILENT_S = 0.1
 # Bytes a second of which nobody is busy: in the first SILENT_S it was with something else.
 LITTLE = 100e6

@@ -645,6 +645,7 @@ def test_who_has_no_time_for_more_requests_gets_no_more() -> None:
     plan.scheduler.busy = True
     assert steps(plan, 3 * LITTLE, 30) == [4] * 30
     assert plan.scheduler.wanted() == 4
+    assert plan.scheduler.next_wake() == plan.now + BUSY_S
     plan.scheduler.busy = False
     assert steps(plan, 3 * LITTLE, int(0.8 * BUSY_S / STEP_S)).pop() == 4, "not at once"
     assert steps(plan, 3 * LITTLE, int(0.4 * BUSY_S / STEP_S)).pop() == 16
