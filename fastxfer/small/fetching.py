@@ -10,25 +10,34 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastxfer.engine.loop import Timer, shared_engine
 from fastxfer.engine.request import ORDINARY, Exchange, Head, Request
 from fastxfer.errors import (
     AuthError,
     BadResponseError,
+    CredentialsError,
     FastxferError,
     OverloadedError,
     RemoteChangedError,
     Retry,
     ServerError,
+    StoreError,
 )
 from fastxfer.governing import Tenancy
 from fastxfer.lanes import Lane, Lanes, drain, request_for
 from fastxfer.options import TransferOptions
 from fastxfer.plan.response import Changed, Identity, Moved, Whole, judge
 from fastxfer.plan.retry import backoff_s
+from fastxfer.refreshing import Keys
 from fastxfer.small.items import Item, internal_error
+from fastxfer.sources.http import HttpSource
+from fastxfer.sources.told_checksums import told_checksums
 from fastxfer.subject import Mirror
+
+if TYPE_CHECKING:
+    from fastxfer.sources.store_access import StoreAccess
 
 LOOK_S = 0.25
 HELD_BYTES = 32 << 20
@@ -42,6 +51,14 @@ Origin = tuple[str, str, int]
 
 class Large(Exception):
     """An answer tells of an object that is not small."""
+
+
+class Again(Exception):
+    """A store's refusal taught how to ask anew; with `refused` other credentials are to be got before."""
+
+    def __init__(self, refused: StoreError | None = None) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 class Fetching:
@@ -73,6 +90,9 @@ class Fetching:
         self._asked = ""  # a URL of one of them
         self._queued = 0
         self._plain: Request | None = None  # of all objects that are asked for plainly, but for their URLs
+        self._keys = Keys()
+        self._keyless: dict[StoreAccess, list[Item]] = {}  # what waits for credentials
+        self._accesses: set[StoreAccess] = set()
         self._items: dict[int, Item] = {}  # what is out, by slots
         self._lane: dict[int, Lane] = {}
         self._free = list(range(options.connections - 1, -1, -1))
@@ -113,7 +133,7 @@ class Fetching:
             return  # it was on its way when all was stopped; who is a guest of a host again stays one
         if self._tick is None:
             self._tick = self._engine.call_later(LOOK_S, self._look)
-        self._asked = items[0].url
+        self._asked = items[0].host_url
         self._tenancy.begin(self._engine, self._asked)
         home = line = None
         for item in items:
@@ -162,7 +182,11 @@ class Fetching:
         for home in list(self._waiting):
             line = self._waiting[home]
             while line and self._free and not self._is_full:
-                if not self._tenancy.may_send(line[0].url, len(line)):
+                if not line[0].plain and self._waits_for_keys(line[0]):
+                    self._queued -= 1
+                    line.popleft()
+                    continue
+                if not self._tenancy.may_send(line[0].host_url, len(line)):
                     break
                 self._queued -= 1
                 self._send(self._free.pop(), line.popleft())
@@ -183,7 +207,7 @@ class Fetching:
         """Has an object be asked for; where the slot `goes_on` the request is counted already."""
         try:
             if not goes_on:
-                self._tenancy.sent(slot, item.url)
+                self._tenancy.sent(slot, item.host_url)
             self._ask(slot, item)
         except Exception as error:  # noqa: BLE001 - it ends this object, not the engine of all
             self._items.pop(slot, None)
@@ -196,14 +220,17 @@ class Fetching:
         if lane is None:
             lane = self._lane[slot] = self._lanes.of(slot, Mirror(0, item.source, item.source))[0]
         exchange, wanted = lane.exchange, item.wanted
-        lane.writing, lane.verdict, lane.failure = False, None, None
+        lane.writing, lane.verdict, lane.failure, lane.refused = False, None, None, False
         lane.seen = exchange.writer.received
         lane.seen_at = lane.sent_at = time.monotonic()
         exchange.writer.refuse()
-        exchange.lines.expect(self._limit, -1 if wanted.size is None else wanted.size)
+        of_store = not (item.plain or isinstance(item.source, HttpSource))
+        # A store's answer has more to tell than an ordinary one's.
+        exchange.lines.expect(-1 if of_store else self._limit, -1 if wanted.size is None else wanted.size)
         self._items[slot] = item
         self.requests += 1
         if not item.plain:
+            lane.signed_by = item.source.generation
             self._engine.submit(exchange, request_for(item.source, None), self)
         else:
             if self._plain is None:
@@ -216,9 +243,15 @@ class Fetching:
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl."""
         lane, item = self._lane[exchange.slot], self._items[exchange.slot]
+        if not item.plain and item.source.refuses(head.status):
+            lane.refused = True
+            exchange.writer.collect()
+            return
         try:
             lane.verdict = judge(None, item.known, head.status, head.headers, now_epoch_s=time.time())
             if isinstance(lane.verdict, Whole):
+                if not (item.plain or isinstance(item.source, HttpSource)):
+                    item.vouched = tuple(told_checksums(head.headers, whole=True).items())
                 self._take(lane, item, lane.verdict)
             else:
                 drain(exchange, head)
@@ -298,7 +331,7 @@ class Fetching:
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
         self._free.append(slot)
-        failure: FastxferError | Large | None
+        failure: FastxferError | Large | Again | None
         try:
             failure = self._judged(lane, item, body, error)
         except FastxferError as refused:
@@ -311,6 +344,9 @@ class Fetching:
             self._line_up(item, first=True)
         elif isinstance(failure, Large):
             self._large(item)
+        elif isinstance(failure, Again):
+            if failure.refused is None or not self._waits_for_keys(item, failure.refused):
+                self._line_up(item, first=True)
         elif failure is not None:
             self._again(lane, item, failure)
         else:
@@ -323,10 +359,12 @@ class Fetching:
 
     def _judged(
         self, lane: Lane, item: Item, body: bytearray, error: FastxferError | None
-    ) -> FastxferError | Large | None:
+    ) -> FastxferError | Large | Again | None:
         """Returns why the body is not the object, None if it is or the object moved."""
         if lane.failure is not None:
             return lane.failure
+        if lane.refused and error is None:
+            return self._learned(lane, item)
         match lane.verdict:
             case None:
                 return error or BadResponseError("the server ended the connection without an answer")
@@ -350,6 +388,8 @@ class Fetching:
         if listed is not None and len(body) != listed:
             return RemoteChangedError(f"it has another object than was listed: {len(body)} bytes")
         item.told = len(body), identity.etag, identity.last_modified
+        if not item.plain and item.source.generation == lane.signed_by:
+            item.source.accepted()
         return None
 
     def _again(self, lane: Lane, item: Item, failure: FastxferError) -> None:
@@ -383,9 +423,58 @@ class Fetching:
 
         self._engine.call_soon(elsewhere)
 
+    # ---- refusals of object stores ----
+
+    def _learned(self, lane: Lane, item: Item) -> FastxferError | Again:
+        """Reads a store's refusal."""
+        from fastxfer.refusals import judge_refusal
+
+        head = lane.exchange.head
+        assert head is not None
+        refused = judge_refusal(
+            item.source, head, lane.exchange.writer.body, signed_by=lane.signed_by, version=None
+        )
+        if not refused.again:
+            return refused.error
+        return Again(refused.error if refused.renew else None)
+
+    def _waits_for_keys(self, item: Item, refused: StoreError | None = None) -> bool:
+        """Has an object wait where it cannot be asked for before there are other credentials; False where it
+        can. `refused` is what the ones that there are have led to.
+        """
+        if isinstance(item.source, HttpSource):
+            return False
+        access = item.source.access
+        self._accesses.add(access)
+        if not access.must_refresh:
+            return False
+        self._keyless.setdefault(access, []).append(item)
+        self._renew(access, refused)
+        return True
+
+    def _renew(self, access: StoreAccess, refused: StoreError | None) -> None:
+        self._keys.begin(
+            access, refused, lambda error: self._engine.call_soon(lambda: self._keys_came(access, error))
+        )
+
+    def _keys_came(self, access: StoreAccess, error: CredentialsError | None) -> None:
+        failure = self._keys.came(access, error) or error
+        items = self._keyless.pop(access, [])
+        if self._ended is not None:
+            return
+        for item in items:
+            if failure is None or item.ask_next():
+                self._line_up(item)
+            else:
+                self._failed(item, failure)
+        self._pump()
+
     # ---- clocks ----
 
     def _look(self) -> None:
+        for access in self._accesses:
+            if self._keys.due(access):
+                self._renew(access, None)
         for lane in self._lanes:
             if lane.out:
                 self._take_told(lane)
@@ -402,6 +491,7 @@ class Fetching:
     def _stop(self, then: Callable[[], object]) -> None:
         self._ended = then
         self._waiting.clear()
+        self._keyless.clear()
         self._queued = 0
         for slot in list(self._items):
             self._engine.abort(self._lane[slot].exchange)

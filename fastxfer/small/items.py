@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
-from fastxfer.errors import FastxferError, OptionError
+from fastxfer.errors import CredentialsError, FastxferError, OptionError
 from fastxfer.names import safe_parts
 from fastxfer.options import TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
-from fastxfer.sources.http import HttpSource, plain_home
-from fastxfer.sources.schemes import is_location
+from fastxfer.sources.http import plain_home
+from fastxfer.sources.opening import RemoteSource, Sources, open_mirror
 from fastxfer.storage.whole_files import NOTHING, Told, WholeFile
 
 Checksum = str | dict[str, str] | tuple[tuple[str, str], ...] | None
@@ -30,16 +31,11 @@ class Wanted(NamedTuple):
     always: bool = False
     options: TransferOptions | None = None
 
-    @property
-    def apart(self) -> bool:
-        """Whether it is fetched as `fastxfer.fetch` would, whatever its size."""
-        return self.options is not None or is_location(self.url)
-
 
 class Fetched(NamedTuple):
     """An object that is there. `crc64` is the CRC-64/NVME of its bytes, None where they were not read;
-    `verified` is "checksum" where it was held against one; `skipped`: the file was there already. It took
-    `seconds` from its last request on.
+    `verified` is "checksum" where it was held against one, "server" where against what its store says of it;
+    `skipped`: the file was there already. It took `seconds` from its last request on.
     """
 
     wanted: Wanted
@@ -76,49 +72,53 @@ class Item(WholeFile):
         "checksum",
         "failures",
         "home",
-        "options",
         "plain",
         "seconds",
+        "sources",
         "turn",
+        "vouched",
         "wanted",
     )
 
-    def __init__(self, wanted: Wanted, options: TransferOptions) -> None:
+    def __init__(self, wanted: Wanted, sources: Sources) -> None:
         # What `WholeFile` has is set here as well: there is one of these for each of a million objects.
         self.wanted = wanted
         self.folders, self.name = safe_parts(wanted.name)
         self.body, self.told, self.always = NOTHING, _UNKNOWN, wanted.always
         self.error, self.crc64, self.skipped = None, 0, False
         self.checksum = () if wanted.checksum is None else _checksum(wanted.checksum)
-        self.options = options
+        self.vouched: tuple[tuple[str, str], ...] = ()
+        """The checksums that its store tells of it."""
+        self.sources = sources
         home = plain_home(wanted.url) if isinstance(wanted.url, str) else None
-        self.apart = wanted.options is not None if home is not None else wanted.apart
+        self.apart = wanted.options is not None
+        """It is fetched as `fastxfer.fetch` would, whatever its size."""
         self.plain = home is not None
         """It is asked for at its URL as it is written, and by the options alone."""
-        self._source: HttpSource | None = None
+        self._source: RemoteSource | None = None
         if home is not None:
             self.home = home
         elif not self.apart:
-            self.source = HttpSource.of(wanted.url, options)
+            self.source = sources.open(wanted.url)
         self.turn = 0
         self.failures = 0
         self.seconds = 0.0
 
     @property
-    def source(self) -> HttpSource:
+    def source(self) -> RemoteSource:
         """Whom it is asked of."""
         if self._source is None:
-            self._source = HttpSource.of(self.wanted.url, self.options)
+            self._source = self.sources.open(self.wanted.url)
         return self._source
 
     @source.setter
-    def source(self, source: HttpSource) -> None:
+    def source(self, source: RemoteSource) -> None:
         self._source, self.home, self.plain = source, source.home, False
 
     @property
-    def url(self) -> str:
-        """The URL that it is asked for at."""
-        return self.wanted.url if self.plain else self.source.url
+    def host_url(self) -> str:
+        """A URL of the host that it is asked of."""
+        return self.wanted.url if self.plain else self.source.host_url
 
     @property
     def known(self) -> Identity | None:
@@ -136,9 +136,8 @@ class Item(WholeFile):
         while self.turn < len(mirrors):
             self.turn += 1
             try:
-                first = HttpSource.of(self.wanted.url, self.options)
-                self.source = first.mirror(mirrors[self.turn - 1])
-            except OptionError:
+                self.source = self._mirror()
+            except (OptionError, CredentialsError):
                 continue
             self.failures = 0
             return True
@@ -146,8 +145,12 @@ class Item(WholeFile):
 
     def ask_at_first(self) -> None:
         """Forgets where redirects led."""
-        source = HttpSource.of(self.wanted.url, self.options)
-        self.source = source if not self.turn else source.mirror(self.wanted.mirrors[self.turn - 1])
+        self.source = self._mirror() if self.turn else self.sources.open(self.wanted.url)
+
+    def _mirror(self) -> RemoteSource:
+        first = self.sources.open(self.wanted.url)
+        own = replace(first.options, mirrors=self.wanted.mirrors)  # they say whom the options are for
+        return open_mirror(replace(first, options=own), self.wanted.mirrors[self.turn - 1])
 
 
 def _checksum(given: Checksum) -> tuple[tuple[str, str], ...]:

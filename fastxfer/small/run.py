@@ -34,6 +34,7 @@ from fastxfer.errors import (
 from fastxfer.options import TransferOptions
 from fastxfer.small.fetching import Fetching
 from fastxfer.small.items import Fetched, Item, Missed, Outcome, Wanted, internal_error
+from fastxfer.sources.opening import Sources
 from fastxfer.storage.digest import make_hasher
 from fastxfer.storage.directory import Directory
 from fastxfer.storage.disk import DiskThread
@@ -72,8 +73,8 @@ class SmallObjects:
     again after a power cut, whatever stands there.
 
     What is not small is fetched `large_at_once` at a time, beside the small ones (as are, `connections` at a
-    time, small ones that need a download of their own: of a store, or with options); with 0 one at a time,
-    and only when no small one is on its way any more: then there are never more than `connections` requests.
+    time, small ones with options of their own, which need a download of their own); with 0 one at a time, and
+    only when no small one is on its way any more: then there are never more than `connections` requests.
 
     With `synced` an object is told as soon as it is in place all the same, and `synced` is called, between
     two outcomes, when no power cut can take what was told before.
@@ -92,6 +93,7 @@ class SmallObjects:
         large_at_once: int = LARGE_AT_ONCE,
     ) -> None:
         self.options = options or TransferOptions()
+        self._sources = Sources(self.options)
         self._root = Path(root)
         self._small_bytes = small_bytes
         self._synced = synced
@@ -209,7 +211,7 @@ class SmallObjects:
                 more = False
                 break
             try:
-                item = Item(wanted, self.options)
+                item = Item(wanted, self._sources)
                 done = self._is_there(item) if skips else None
             except FastxferError as error:
                 outcomes.append(Missed(wanted, error))
@@ -334,7 +336,7 @@ class SmallObjects:
 
     def _store_batch(self, batch: list[Item]) -> None:
         assert self._files is not None
-        ready = [item for item in batch if not item.checksum or self._holds(item)]
+        ready = [item for item in batch if not (item.checksum or item.vouched) or self._holds(item)]
         self._files.store(ready)
         outcomes: list[Outcome] = []
         stored: list[Item] = []
@@ -353,7 +355,7 @@ class SmallObjects:
 
     def _holds(self, item: Item) -> bool:
         """Returns whether a body has its checksum; where not, it is asked for elsewhere."""
-        for algorithm, expected in item.checksum:
+        for algorithm, expected in item.checksum or item.vouched:
             hasher = make_hasher(algorithm)
             hasher.update(item.body)
             actual = hasher.hexdigest()
@@ -490,7 +492,7 @@ def _outcome_of(stored: Item) -> Outcome:
     if stored.error is not None:
         return Missed(stored.wanted, stored.error)
     size, etag, modified = stored.told
-    verified = "checksum" if stored.checksum else "none"
+    verified = "checksum" if stored.checksum else "server" if stored.vouched else "none"
     each = (stored.wanted, size or 0, etag, modified, stored.crc64, verified, stored.skipped, stored.seconds)
     return tuple.__new__(Fetched, each)  # as Fetched(*each), for half its time
 

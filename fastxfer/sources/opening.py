@@ -27,6 +27,33 @@ def open_source(url: str, options: TransferOptions) -> RemoteSource:
     return HttpSource.of(url, options)
 
 
+class Sources:
+    """Opens the sources of many objects. Those of one bucket share the way to it, and with that what was
+    learned there: its region, the store's clock, the credentials.
+    """
+
+    def __init__(self, options: TransferOptions) -> None:
+        self.options = options
+        self._buckets: dict[tuple[str, str], StoreSource] = {}
+
+    def open(self, url: str) -> RemoteSource:
+        """Returns the source for a URL. For the first one of a bucket credentials are got, which may block.
+        Raises as `open_source`.
+        """
+        if not (isinstance(url, str) and is_location(url.strip())):
+            return HttpSource.of(url, self.options)
+        from fastxfer.sources.locations import parse_location
+        from fastxfer.sources.store import StoreSource
+
+        location = parse_location(url.lstrip())
+        first = self._buckets.get((location.scheme, location.bucket))
+        if first is not None:
+            return first.at(location.key)
+        source = self._buckets[location.scheme, location.bucket] = StoreSource.of(url, self.options)
+        source.ready()
+        return source
+
+
 def open_mirror(first: RemoteSource, url: str) -> RemoteSource:
     """Returns the source for another URL of the same object. Raises as `open_source`.
 

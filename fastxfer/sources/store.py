@@ -10,7 +10,8 @@ from fastxfer._version import __version__
 from fastxfer.errors import BadResponseError, OptionError
 from fastxfer.options import TransferOptions
 from fastxfer.plan.ranges import Span, format_range
-from fastxfer.sources.locations import parse_location
+from fastxfer.sources.http import origin
+from fastxfer.sources.locations import Location, parse_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.sources.store_request import Fields
 from fastxfer.values import dataclass
@@ -27,12 +28,13 @@ _OF_THE_STORE = {
 
 @dataclass(frozen=True, slots=True)
 class StoreSource:
-    """One object of a store. `url` is where it was asked at first, without what signs it; it has what a
-    driver takes of `http.HttpSource`.
+    """One object of a store: that of the access's location, or with a `key` another one of its bucket. `url`
+    is where it was asked at first, without what signs it; it has what a driver takes of `http.HttpSource`.
     """
 
     access: StoreAccess = field(repr=False)
     options: TransferOptions = field(repr=False)
+    key: str | None = None
     client_cert: bool = True
     public_only: bool = False
     redirects: int = 0
@@ -46,14 +48,27 @@ class StoreSource:
         those of another store. Raises OptionError and CredentialsError.
         """
         location = parse_location(url.lstrip())
-        if not location.key:
-            raise OptionError(f"the location names no object: write {location}KEY")
+        _check_key(location)
         return cls(StoreAccess.of(location, options, given=given), options)
+
+    def at(self, key: str) -> StoreSource:
+        """Returns the source for another object of the bucket, which is asked the same way: what one of them
+        learns holds for both. Raises OptionError.
+        """
+        _check_key(replace(self.access.location, key=key))
+        return replace(self, key=key)
 
     @property
     def url(self) -> str:
         """Where it was asked at first: tells it from other objects."""
+        if self.key is not None:
+            return self.access.store.address(self.access.location.bucket, self.key).url
         return self.access.address.url
+
+    @property
+    def home(self) -> tuple[str, str, int]:
+        """The origin of the endpoint that is asked now."""
+        return origin(self.host_url)
 
     @property
     def host_url(self) -> str:
@@ -65,7 +80,8 @@ class StoreSource:
     @property
     def display(self) -> str:
         """What it is called: s3://bucket/key."""
-        return str(self.access.location)
+        location = self.access.location
+        return str(location if self.key is None else replace(location, key=self.key))
 
     @property
     def generation(self) -> int:
@@ -98,7 +114,8 @@ class StoreSource:
         ]
         fields = [pair for pair in fields if pair[0].lower() not in named]
         query = (("versionId", version),) if version is not None else ()
-        signed = self.access.signed(method, query=query, headers=(*fields, *self.options.headers))
+        headers = (*fields, *self.options.headers)
+        signed = self.access.signed(method, query=query, headers=headers, key=self.key)
         return signed.url, [f"{name}: {value}" if value else f"{name};" for name, value in signed.headers]
 
     def ready(self) -> None:
@@ -130,3 +147,8 @@ class StoreSource:
         """Returns the source without the caller's certificate and header fields, which are for another."""
         options = replace(self.options, headers=())
         return replace(self, options=options, client_cert=False, public_only=public_only)
+
+
+def _check_key(location: Location) -> None:
+    if not location.key:
+        raise OptionError(f"the location names no object: write {location}KEY")

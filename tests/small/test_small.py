@@ -27,6 +27,7 @@ from fastxfer.errors import (
 from fastxfer.options import TransferOptions
 from fastxfer.small import Fetched, SmallObjects, Wanted, run
 from fastxfer.small.items import Item
+from fastxfer.sources.opening import Sources
 from tests.descriptors import held_open
 from tests.servers.counting import CountingServer
 from tests.servers.nginx import Nginx
@@ -548,7 +549,8 @@ def test_who_was_stopped_is_no_guest_of_the_host_any_more(
     fetching = small.fetch(wanted_of(nginx, few))
     next(fetching)
     small.stop()
-    small._fetching.add([Item(each, options) for each in wanted_of(nginx, few)])
+    sources = Sources(options)
+    small._fetching.add([Item(each, sources) for each in wanted_of(nginx, few)])
     small._fetching.later(0, over.set)
     assert over.wait(DEADLINE_S)
     assert small._fetching._tenancy._at == {}
