@@ -13,6 +13,8 @@ from fastxfer.store_calls import Pairs
 
 _OF_ANY = ("Content-Type",)
 _OF_A_STORE = ("Cache-Control", "Content-Disposition", "Content-Language")
+# Of a body on its way, not of what is kept; some stores keep it all the same.
+_ON_THE_WAY = ("aws-chunked", "identity")
 _META = {"s3": "x-amz-meta-", "oss": "x-oss-meta-"}
 _MOST = 2048
 
@@ -21,12 +23,19 @@ def fields_of(source: RemoteSource, look: Look, own: CopyOptions, kind: str) -> 
     """Returns the fields that the object gets: the caller's, and what the source says of itself."""
     named = {name.lower() for name, _ in own.object_headers}
     found = [(name, look.headers.get(name.lower())) for name in _OF_ANY]
+    found.append(("Content-Encoding", _coding(look)))
     if isinstance(source, StoreSource):
         found += [(name, look.headers.get(name.lower())) for name in _OF_A_STORE]
         meta = look.headers.starting(_META[source.access.kind])
         found += [(f"{_META[kind]}{name}", value) for name, value in meta]
     told = ((name, value) for name, value in found if value and _is_field(value))
     return (*own.object_headers, *(each for each in told if each[0].lower() not in named))
+
+
+def _coding(look: Look) -> str:
+    """Returns what the bytes themselves are coded by."""
+    codings = (each.strip() for each in (look.headers.get("content-encoding") or "").split(","))
+    return ", ".join(each for each in codings if each and each.lower() not in _ON_THE_WAY)
 
 
 def _is_field(text: str) -> bool:

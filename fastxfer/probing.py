@@ -62,7 +62,14 @@ class Answer:
             exchange.writer.collect()
             return
         try:
-            self.verdict = judge(self.asked, None, head.status, head.headers, now_epoch_s=time.time())
+            self.verdict = judge(
+                self.asked,
+                None,
+                head.status,
+                head.headers,
+                coded=self._source.coded,
+                now_epoch_s=time.time(),
+            )
         except FastxferError as error:
             self.error = error
         if self.asked is not None and isinstance(self.verdict, Partial):

@@ -95,6 +95,7 @@ class Subject:
             head.status,
             head.headers,
             ignore_etag=self._ignores_etag,
+            coded=mirror.source.coded,
             now_epoch_s=time.time(),
         )
 

@@ -144,14 +144,17 @@ def judge(
     headers: Headers,
     *,
     ignore_etag: bool = False,
+    coded: bool = False,
     now_epoch_s: float,
 ) -> Verdict:
     """Returns what an answer means.
 
     `asked` is the half-open range of the request, or None for a request without one; `known` is the identity
-    that the answer must have, or None for the first answer of all. Raises HTTPStatusError and its kinds,
-    BadResponseError and RangeError.
+    that the answer must have, or None for the first answer of all. `coded`: where the object is kept, a
+    coding is told of its own bytes. Raises HTTPStatusError and its kinds, BadResponseError and RangeError.
     """
+    if status in (200, 206) and not coded:
+        _refuse_coding(headers)
     if status in (301, 302, 303, 307, 308):
         return _moved(status, headers)
     if status == 206:
@@ -267,7 +270,6 @@ def _moved(status: int, headers: Headers) -> Moved:
 def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
     if asked is None:
         raise RangeError("the server answered 206 to a request without a Range")
-    _refuse_coding(headers)
     if any(_MULTIPART.match(value) for value in headers.all("content-type")):  # RFC 9110 section 15.3.7.2
         raise RangeError("the server answered one range with multipart/byteranges")
     content_range = _one_content_range(headers)
@@ -308,7 +310,6 @@ def _one_content_range(headers: Headers) -> ContentRange:
 
 
 def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
-    _refuse_coding(headers)
     length = _content_length(headers)
     if asked is not None and headers.all("content-range"):
         # Some servers send a range as 200 with Content-Range. It is one only if everything matches what was

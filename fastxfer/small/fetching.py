@@ -248,7 +248,14 @@ class Fetching:
             exchange.writer.collect()
             return
         try:
-            lane.verdict = judge(None, item.known, head.status, head.headers, now_epoch_s=time.time())
+            lane.verdict = judge(
+                None,
+                item.known,
+                head.status,
+                head.headers,
+                coded=not item.plain and item.source.coded,
+                now_epoch_s=time.time(),
+            )
             if isinstance(lane.verdict, Whole):
                 if not (item.plain or isinstance(item.source, HttpSource)):
                     item.vouched = tuple(told_checksums(head.headers, whole=True).items())

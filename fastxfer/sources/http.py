@@ -13,6 +13,7 @@ from fastxfer.options import HARMLESS_HEADERS, TransferOptions
 from fastxfer.plan.addresses import is_public
 from fastxfer.plan.ranges import Span, format_range
 from fastxfer.sources.schemes import is_location
+from fastxfer.sources.told_checksums import is_presigned
 from fastxfer.values import dataclass
 
 MAX_REDIRECTS = 10
@@ -152,6 +153,11 @@ class HttpSource:
         told = tuple(field for field in options.headers if field[0].lower() in HARMLESS_HEADERS)
         other = cls.of(url, replace(options, auth=None, headers=told))
         return replace(other, options=options, client_cert=False)
+
+    @property
+    def coded(self) -> bool:
+        """Whether a Content-Encoding is told of the object itself, as a store does that keeps it so."""
+        return is_presigned(self.url)
 
     @property
     def host_url(self) -> str:

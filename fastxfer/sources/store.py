@@ -40,6 +40,7 @@ class StoreSource:
     redirects: int = 0
 
     as_is = True
+    coded = True
     credentials = None
 
     @classmethod

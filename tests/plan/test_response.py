@@ -609,6 +609,12 @@ def test_etags_are_compared_unless_told_otherwise() -> None:
     assert isinstance(verdict, Changed)
 
 
+def test_where_objects_are_kept_coded_a_coding_is_their_own() -> None:
+    fields = Headers([("Content-Length", "1000"), ("Content-Encoding", "gzip"), ("ETag", ETAG)])
+    verdict = judge(None, None, 200, fields, coded=True, now_epoch_s=NOW)
+    assert verdict == Whole(Identity(1000, ETAG))
+
+
 def test_a_field_is_trimmed_of_spaces_and_tabs_and_of_nothing_else() -> None:
     headers = Headers([("a", "\xa0 1 \x0b"), ("b", "\t X 2 X \t")])
     assert (headers.get("a"), headers.get("b")) == ("\xa0 1 \x0b", "X 2 X")

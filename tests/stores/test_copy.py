@@ -132,6 +132,23 @@ def test_from_store_to_store(request: pytest.FixtureRequest, kept: Path, one: st
     assert result.parts == -(-SIZE // least(target)) and left(kept) == []
 
 
+@pytest.mark.parametrize("server_side", [True, False])
+@pytest.mark.parametrize("size", [1, SIZE])
+def test_an_object_that_is_kept_coded_stays_so(
+    request: pytest.FixtureRequest, kept: Path, size: int, server_side: bool
+) -> None:
+    """The bytes are what gzip has made of something, as far as stores know."""
+    source = new(request, "rgw")
+    data = DATA[:size]
+    source.client.put_object(Bucket=source.bucket, Key="o", Body=data, ContentEncoding="gzip")
+    target = source.make_bucket() if server_side else new(request, "seaweedfs")
+    result = copy(url(source), target, checkpoint_dir=kept, server_side=server_side, **of_source(source))
+    assert result.by == ("store" if server_side else "relay")
+    head = target.head("o")
+    assert head is not None and head["ContentEncoding"] == "gzip"
+    assert target.get("o") == data
+
+
 def test_a_source_s_own_checksum_is_held_against_what_came(
     request: pytest.FixtureRequest, small: Store, kept: Path
 ) -> None:

@@ -39,6 +39,19 @@ def test_a_key_may_be_any_text(store: Store, tmp_path: Path, key: str) -> None:
     assert result.url == url(store, key)
 
 
+def test_an_object_that_is_kept_coded_comes_as_it_is_kept(store: Store, tmp_path: Path) -> None:
+    """A Content-Encoding is what somebody said of it, and no work of the store's."""
+    store.put("o", DATA, ContentEncoding="gzip")
+    store.put("set/small", DATA[:1000], ContentEncoding="gzip")
+    fastxfer.fetch(url(store, "o"), tmp_path / "o", 4, **known(store))
+    assert (tmp_path / "o").read_bytes() == DATA
+    assert fastxfer.probe(url(store, "o"), **known(store)).size == len(DATA)
+    with fastxfer.open(url(store, "o"), **known(store)) as file:
+        assert file.read(1000) == DATA[:1000]
+    fastxfer.mirror(url(store, "set/"), tmp_path / "set", **known(store))
+    assert (tmp_path / "set/small").read_bytes() == DATA[:1000]
+
+
 @pytest.mark.parametrize("name", ["rgw", "oss"])
 @pytest.mark.parametrize("key", ["a//b", "./dot/../o", "/o", "../../o"])
 def test_a_key_may_look_like_a_path(

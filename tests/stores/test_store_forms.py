@@ -21,6 +21,7 @@ from tests.cli.command import COMMAND
 from tests.cli.command import fastxfer as command
 from tests.servers.objects import make_bytes
 from tests.servers.proxy import Harm, Proxy
+from tests.servers.rgw import Rgw
 from tests.servers.store import Store, make_client
 from tests.stores import known, url
 
@@ -140,6 +141,15 @@ def test_a_presigned_link_is_fetched_by_ranges_and_goes_on(link: str, tmp_path: 
     assert result.requests > 1
     assert result.verified == ("server" if "x-oss-" in link else "none")
     assert "ignature" not in str(result.to_dict())
+
+
+def test_a_link_to_an_object_that_is_kept_coded_brings_it_as_it_is_kept(rgw: Rgw, tmp_path: Path) -> None:
+    store = rgw.store().make_bucket()
+    store.put("o", DATA, ContentEncoding="gzip")
+    what = {"Bucket": store.bucket, "Key": "o"}
+    link: str = make_client(store.endpoint, store.user).generate_presigned_url("get_object", Params=what)
+    fastxfer.fetch(link, tmp_path / "o", 4)
+    assert (tmp_path / "o").read_bytes() == DATA
 
 
 def test_a_link_to_another_key_is_refused_without_its_signature(link: str, tmp_path: Path) -> None:
