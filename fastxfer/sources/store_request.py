@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 from dataclasses import field
+from functools import lru_cache
 from hashlib import sha256
 from time import gmtime
 
@@ -84,8 +85,15 @@ def v4_signature(algorithm: str, key_prefix: str, secret: str, stamp: str, scope
     """Returns the signature, in hex, of a canonical request: the key is derived along the scope, and signs
     the request's SHA-256.
     """
-    key = (key_prefix + secret).encode()
+    text = f"{algorithm}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+    # Other threads are not let in meanwhile, as they are by `hmac.digest`: that takes longer than this.
+    return hmac.new(_v4_key(key_prefix + secret, scope), text.encode(), sha256).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _v4_key(secret: str, scope: str) -> bytes:
+    """Returns the key of a scope, the same for all requests of a day."""
+    key = secret.encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
-    text = f"{algorithm}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    return key
