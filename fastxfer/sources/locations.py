@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
@@ -280,6 +281,7 @@ def addressing_of(addressing: str, kind: str, endpoint: Endpoint, bucket: str) -
     return addressing
 
 
+@lru_cache(maxsize=64)
 def _is_ip(host: str) -> bool:
     try:
         ip_address(host.strip("[]"))
