@@ -181,6 +181,13 @@ def oss_store(oss: OssFacade) -> Store:
     return oss.store().make_bucket()
 
 
+@pytest.fixture(params=["rgw", "seaweedfs", "rclone", "oss"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """A new bucket of each store, one after the other."""
+    made: Store = request.getfixturevalue(request.param).store().make_bucket()
+    return made
+
+
 @pytest.fixture
 def own_nginx(document_root: Path, authority: Authority) -> Iterator[Nginx]:
     """An nginx for one test, which may stop, kill and restart it."""

@@ -11,13 +11,6 @@ from tests.servers.store import Store
 from tests.stores.rig import Rig
 
 
-@pytest.fixture(params=["rgw", "seaweedfs", "rclone", "oss"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """A new bucket of each store, one after the other."""
-    made: Store = request.getfixturevalue(request.param).store().make_bucket()
-    return made
-
-
 @pytest.fixture
 def small(oss: OssFacade) -> Store:
     """A new bucket of an RGW that takes small parts."""

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from dataclasses import replace
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 import fastxfer
 from fastxfer.sources import store_access
-from fastxfer.sources.credentials import Credentials as OwnCredentials
 from tests.cli.command import fastxfer as command
 from tests.cli.command import one_error
 from tests.servers.gateway import Call
@@ -23,6 +21,7 @@ from tests.servers.proxy import SLOW_DOWN, Harm, Proxy
 from tests.servers.rgw import Rgw
 from tests.servers.store import Credentials, Store
 from tests.stores import known, url
+from tests.stores.expiring import Keys, expired
 
 MIB = 1 << 20
 DATA = make_bytes(6 * MIB + 11, 2)
@@ -199,28 +198,6 @@ def test_a_wrong_clock_costs_one_request(
     statuses = [each.status for each in proxy.calls("GetObject")]
     assert statuses[0] in (400, 403)
     assert all(status in (200, 206) for status in statuses[1:])
-
-
-class Keys:
-    """Gives the user's credentials, each time with another end."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self.asked = 0
-
-    def __call__(self) -> OwnCredentials:
-        with self._lock:
-            self.asked += 1
-            user = self._store.user
-            return OwnCredentials(user.access_key, user.secret_key, expires=time.time() + 3600 * self.asked)
-
-
-def expired(store: Store) -> Harm:
-    code = "SecurityTokenExpired" if store.kind == "oss" else "ExpiredToken"
-    body = f"<Error><Code>{code}</Code><Message>The token has expired</Message></Error>"
-    date = formatdate(usegmt=True)
-    return Harm(status=403 if store.kind == "oss" else 400, body=body.encode(), fields={"Date": date})
 
 
 def test_credentials_that_expire_in_mid_way_are_renewed_once_for_all(store: Store, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import base64
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import fastxfer
 from fastxfer._native.checksum import Crc64Nvme, crc64nvme
 from fastxfer.errors import FastxferError
-from fastxfer.plan import governor, retry
 from fastxfer.small import Fetched, Wanted
 from fastxfer.sources import store_access
 from fastxfer.sources.credentials import Credentials
@@ -28,26 +26,11 @@ from tests.servers.seaweedfs import SeaweedFs
 from tests.servers.store import Store
 from tests.small.fetching import SIZES, fetch, files_below
 from tests.stores import known, url
+from tests.stores.expiring import Keys, expired
 
 COUNT = 40
 BYTES = make_bytes(COUNT + max(SIZES), 3)
 Outcomes = tuple[dict[str, Fetched], dict[str, FastxferError]]
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the back-off begin at 20 ms, and a lowered limit of requests recover soon."""
-    monkeypatch.setattr(retry, "BASE_S", 0.02)
-    monkeypatch.setattr(governor, "RECOVERY_S", 0.05)
-    monkeypatch.setattr(governor, "PAUSE_S", 0.02)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The directory that objects go below."""
-    path = tmp_path / "root"
-    path.mkdir()
-    return path
 
 
 def fill(store: Store, count: int = COUNT) -> dict[str, bytes]:
@@ -218,28 +201,6 @@ def test_a_wrong_clock_is_learned_once_for_all(
 
 
 # ---- credentials ----
-
-
-class Keys:
-    """Gives the user's credentials, each time with another end."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self.asked = 0
-
-    def __call__(self) -> Credentials:
-        with self._lock:
-            self.asked += 1
-            user = self._store.user
-            return Credentials(user.access_key, user.secret_key, expires=time.time() + 3600 * self.asked)
-
-
-def expired(store: Store) -> Harm:
-    code = "SecurityTokenExpired" if store.kind == "oss" else "ExpiredToken"
-    body = f"<Error><Code>{code}</Code><Message>The token has expired</Message></Error>"
-    fields = {"Date": formatdate(usegmt=True)}
-    return Harm(status=403 if store.kind == "oss" else 400, body=body.encode(), fields=fields)
 
 
 def test_credentials_that_expire_in_mid_way_are_renewed_once_for_all(store: Store, root: Path) -> None:
