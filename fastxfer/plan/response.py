@@ -153,14 +153,12 @@ def judge(
     that the answer must have, or None for the first answer of all. `coded`: where the object is kept, a
     coding is told of its own bytes. Raises HTTPStatusError and its kinds, BadResponseError and RangeError.
     """
-    if status in (200, 206) and not coded:
-        _refuse_coding(headers)
     if status in (301, 302, 303, 307, 308):
         return _moved(status, headers)
     if status == 206:
-        return _partial(asked, known, headers, ignore_etag)
+        return _partial(asked, known, headers, ignore_etag, coded)
     if status == 200:
-        return _whole(asked, known, headers, ignore_etag)
+        return _whole(asked, known, headers, ignore_etag, coded)
     if status == 416 and asked is not None:
         return _unsatisfiable(known, headers)
     if status == 400 and asked is not None:
@@ -267,9 +265,13 @@ def _moved(status: int, headers: Headers) -> Moved:
     return Moved(location)
 
 
-def _partial(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
+def _partial(
+    asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool, coded: bool
+) -> Verdict:
     if asked is None:
         raise RangeError("the server answered 206 to a request without a Range")
+    if not coded:
+        _refuse_coding(headers)
     if any(_MULTIPART.match(value) for value in headers.all("content-type")):  # RFC 9110 section 15.3.7.2
         raise RangeError("the server answered one range with multipart/byteranges")
     content_range = _one_content_range(headers)
@@ -309,7 +311,11 @@ def _one_content_range(headers: Headers) -> ContentRange:
         raise RangeError(f"the server's answer does not hold: {error}") from error
 
 
-def _whole(asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool) -> Verdict:
+def _whole(
+    asked: Span | None, known: Identity | None, headers: Headers, ignore_etag: bool, coded: bool
+) -> Verdict:
+    if not coded:
+        _refuse_coding(headers)
     length = _content_length(headers)
     if asked is not None and headers.all("content-range"):
         # Some servers send a range as 200 with Content-Range. It is one only if everything matches what was

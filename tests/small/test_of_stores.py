@@ -276,7 +276,7 @@ def test_a_store_and_a_web_server_are_each_others_mirrors(
     store.put("set/o", BYTES)
     here, there = nginx.url(objects.put("mirror-of-a-store.bin", BYTES).name), url(store, "set/o")
     wanted = [
-        Wanted(nginx.url("missing"), "from-store", mirrors=(there,)),
+        Wanted(nginx.url("never-there-of-a-store"), "from-store", mirrors=(there,)),
         Wanted(url(store, "set/missing"), "from-web", mirrors=(here,)),
     ]
     _, failed = fetch(root, wanted, **known(store))
