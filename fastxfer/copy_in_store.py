@@ -50,7 +50,7 @@ def source_fields(store: UploadStore, source: RangedSource, span: tuple[int, int
     """Returns the fields that name what is copied."""
     original = source.original
     assert isinstance(original, StoreSource)
-    return store.copy_source(original.access, source.identity, span)
+    return store.copy_source(original.location, source.identity, span)
 
 
 def judge_refusal_to_copy(source: RangedSource, error: FastxferError) -> None:

@@ -39,6 +39,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.parts import DEFAULT_PART, PartGrid, Pieces, grid_for, growing_part
 from fastxfer.put_results import CopyResult
 from fastxfer.ranged_source import Look, RangedSource, SourceChangedError
+from fastxfer.sources.opening import Sources
 from fastxfer.sources.schemes import is_location
 from fastxfer.sources.store import StoreSource
 from fastxfer.sources.store_access import StoreAccess
@@ -60,7 +61,8 @@ CHANGES = 3
 
 class Copy(Background[CopyResult]):
     """See the module, and Background. It is to be what is `expected`; `access` is a way to the target where
-    there is one already. Raises OptionError for a URL or an option that cannot be used.
+    there is one already, `sources` has those to the sources of all copies that have it, whose options about
+    stores are the same. Raises OptionError for a URL or an option that cannot be used.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Copy(Background[CopyResult]):
         *,
         expected: Expected | None = None,
         access: StoreAccess | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self._from = source
+        self._sources = sources
         self._expected = expected or Expected()
         self._access = access
         self.location = target_of(target, Path(name_for(source, target)))
@@ -94,7 +98,7 @@ class Copy(Background[CopyResult]):
             calls = StoreCalls(access, self._options, self._stop)
             stack.callback(calls.close)
             self._calls = calls
-            self._source = RangedSource(self._from, self._source_options, self._stop)
+            self._source = RangedSource(self._from, self._source_options, self._stop, sources=self._sources)
             stack.callback(self._source.close)
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fastxfer-sum")
             stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)

@@ -45,7 +45,7 @@ from fastxfer.plan.retry import backoff_s
 from fastxfer.ranged_get import Get
 from fastxfer.ranged_requests import Requests
 from fastxfer.refusals import judge_refusal
-from fastxfer.sources.opening import RemoteSource, open_source
+from fastxfer.sources.opening import RemoteSource, Sources, open_source
 from fastxfer.sources.store import StoreSource
 from fastxfer.sources.told_checksums import told_checksums
 from fastxfer.subject import Mirror, Subject
@@ -82,8 +82,10 @@ class RangedSource:
         options: TransferOptions,
         stop: threading.Event,
         stopped: str = "the copy was stopped; run it again to go on",
+        *,
+        sources: Sources | None = None,
     ) -> None:
-        source = open_source(url, options)
+        source = open_source(url, options) if sources is None else sources.open(url, options)
         self.options = options
         self._mirror = Mirror(0, source, source)
         self._subject = Subject(options)

@@ -21,7 +21,7 @@ from fastxfer.errors import (
 from fastxfer.plan.parts import AMAZON_MIN_PART, MIN_PART, Listed, merged, unquoted
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Headers, Identity
-from fastxfer.sources.locations import encode, encode_key
+from fastxfer.sources.locations import Location, encode, encode_key
 from fastxfer.sources.multipart import (
     Copied,
     PendingUpload,
@@ -34,7 +34,6 @@ from fastxfer.sources.multipart import (
     read_started,
     read_uploads,
 )
-from fastxfer.sources.store_access import StoreAccess
 from fastxfer.store_calls import PATIENCE, Answer, Ask, Pairs, StoreCalls
 
 CRC_OF = {"s3": "crc64nvme", "oss": "crc64xz"}
@@ -179,10 +178,10 @@ class UploadStore:
         """Returns what the store said of what it copied. Raises BadResponseError and StoreError."""
         return read_copied(answer.body, answer.headers)
 
-    def copy_source(self, source: StoreAccess, origin: Identity, span: Span | None = None) -> Pairs:
+    def copy_source(self, source: Location, origin: Identity, span: Span | None = None) -> Pairs:
         """Returns the fields that name another object of the store, or a range of it, as what is copied."""
         prefix = "x-amz-copy-source" if self.kind == "s3" else "x-oss-copy-source"
-        named = f"/{source.location.bucket}/{encode_key(source.location.key)}"
+        named = f"/{source.bucket}/{encode_key(source.key)}"
         if origin.version is not None:
             named += f"?versionId={encode(origin.version)}"
         fields: Pairs = ((prefix, named),)

@@ -43,6 +43,7 @@ from fastxfer.plan.parts import DEFAULT_PART, unquoted
 from fastxfer.put_results import CopyResult
 from fastxfer.sources.http import origin
 from fastxfer.sources.locations import Location, parse_location
+from fastxfer.sources.opening import Sources
 from fastxfer.sources.schemes import is_http, is_location
 from fastxfer.sources.store_access import StoreAccess
 from fastxfer.store_calls import Ask, StoreCalls
@@ -79,6 +80,7 @@ class StorePrefix:
         self._prefix = folder_of(dest)
         self._given, self._jobs = given, jobs or AT_ONCE
         self._options = TransferOptions.build(**given)
+        self._sources = Sources(self._options)
         self._listing = {name: value for name, value in given.items() if name not in OF_SOURCE}
         asking = TransferOptions.build(**self._listing)
         self._access = StoreAccess.of(self._prefix, asking)
@@ -250,14 +252,15 @@ class StorePrefix:
 
     def _copied_from(self, source: str, entry: Entry) -> CopyResult:
         self._calls.prepare()
-        key = self._prefix.key + entry.path
+        key, options = self._prefix.key + entry.path, self._options_of(entry)
         copy = Copy(
             source,
             str(replace(self._prefix, key=key)),
             self._own,
-            self._options_of(entry),
+            options,
             expected=Expected(entry.size, entry.checksums),
             access=self._access.at(key),
+            sources=self._sources if options is self._options else None,
         )
         with self._lock:
             self._moving[entry.path] = copy, time.monotonic()

@@ -36,20 +36,21 @@ class Sources:
         self.options = options
         self._buckets: dict[tuple[str, str], StoreSource] = {}
 
-    def open(self, url: str) -> RemoteSource:
-        """Returns the source for a URL. For the first one of a bucket credentials are got, which may block.
-        Raises as `open_source`.
+    def open(self, url: str, options: TransferOptions | None = None) -> RemoteSource:
+        """Returns the source for a URL; `options` are of those about the same stores. For the first one of a
+        bucket credentials are got, which may block. Raises as `open_source`.
         """
+        options = options or self.options
         if not (isinstance(url, str) and is_location(url.strip())):
-            return HttpSource.of(url, self.options)
+            return HttpSource.of(url, options)
         from fastxfer.sources.locations import parse_location
         from fastxfer.sources.store import StoreSource
 
         location = parse_location(url.lstrip())
         first = self._buckets.get((location.scheme, location.bucket))
         if first is not None:
-            return first.at(location.key)
-        source = self._buckets[location.scheme, location.bucket] = StoreSource.of(url, self.options)
+            return first.at(location.key, options)
+        source = self._buckets[location.scheme, location.bucket] = StoreSource.of(url, options)
         source.ready()
         return source
 

@@ -52,12 +52,19 @@ class StoreSource:
         _check_key(location)
         return cls(StoreAccess.of(location, options, given=given), options)
 
-    def at(self, key: str) -> StoreSource:
+    def at(self, key: str, options: TransferOptions) -> StoreSource:
         """Returns the source for another object of the bucket, which is asked the same way: what one of them
         learns holds for both. Raises OptionError.
         """
-        _check_key(replace(self.access.location, key=key))
-        return replace(self, key=key)
+        made = StoreSource(self.access, options, key)
+        _check_key(made.location)
+        return made
+
+    @property
+    def location(self) -> Location:
+        """The bucket and the key."""
+        location = self.access.location
+        return location if self.key is None else Location(location.scheme, location.bucket, self.key)
 
     @property
     def url(self) -> str:
@@ -81,8 +88,7 @@ class StoreSource:
     @property
     def display(self) -> str:
         """What it is called: s3://bucket/key."""
-        location = self.access.location
-        return str(location if self.key is None else replace(location, key=self.key))
+        return str(self.location)
 
     @property
     def generation(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from fastxfer.dataset.report import MirrorItem
+from fastxfer.sources import store_access
 from tests.dataset.to_stores import FOLDERS, ODD, Tree, counts, filled, objects_of, operations, to
 from tests.servers.gateway import Call
 from tests.servers.objects import make_bytes
@@ -158,6 +160,28 @@ def test_one_store_copies_by_itself(rgw: Rgw, state: Path) -> None:
         assert counts(to(proxy.store, where, state)) == (30, 0, 0, 0)
         assert sum(each.received for each in proxy.calls()) == 0
     assert objects_of(target) == files
+
+
+def test_what_a_source_teaches_holds_for_all_copies(
+    rgw: Rgw, weed: Store, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock here, once for all that are on their way then."""
+    make = store_access.StoreAccess.of
+
+    def of_another_time(*args: Any, **kwargs: Any) -> store_access.StoreAccess:
+        access = make(*args, **kwargs)
+        access._clock = lambda: time.time() - 3 * 3600
+        return access
+
+    source = rgw.store().make_bucket()
+    files = dict(list(ODD.items())[:60])
+    where = filled(source, files)
+    monkeypatch.setattr(store_access.StoreAccess, "of", of_another_time)
+    with Proxy(source) as proxy:
+        assert counts(to(weed, where, state, **of_source(proxy.store), jobs=4)) == (60, 0, 0, 0)
+        refused = [each for each in proxy.calls("GetObject") if each.status in (400, 403)]
+        assert 1 <= len(refused) <= 4
+    assert objects_of(weed) == files
 
 
 # ---- what the listing says ----
