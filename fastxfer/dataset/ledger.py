@@ -397,8 +397,8 @@ class Ledger:
             )
 
     def synced(self) -> None:
-        """Writes down that all files kept so far are on the disk: after a sync of their file system that
-        began after the last `keep`. From then on they have their object's time.
+        """Writes down that all files that this run has kept so far are on the disk: after a sync of their
+        file system that began after the last `keep`. From then on they have their object's time.
         """
         with self.file.change() as db:
             db.execute(
@@ -447,13 +447,17 @@ class Ledger:
 
     def begin_run(self, source: str) -> int:
         """Writes down that a run begins; returns its number. What an earlier run under another boot of the
-        machine has kept and not synced is doubted from now on: a power cut may have taken its bytes.
+        machine has kept and not synced is doubted from now on: a power cut may have taken its bytes. What one
+        under this boot has, which was killed, is set apart: its files are there, and no sync of this run has
+        them dated.
         """
         boot = boot_id()
         with self.file.change() as db:
             before = db.execute("SELECT boot FROM runs ORDER BY id DESC LIMIT 1").fetchone()
             if before is not None and (before[0] != boot or not boot):
-                db.execute("UPDATE kept SET synced = -1 WHERE synced = 0")
+                db.execute("UPDATE kept SET synced = -1 WHERE synced IN (0, 2)")
+            else:
+                db.execute("UPDATE kept SET synced = 2 WHERE synced = 0")
             cursor = db.execute(
                 "INSERT INTO runs (source, begun, boot) VALUES (?, ?, ?)", (source, time.time(), boot)
             )

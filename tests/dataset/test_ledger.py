@@ -295,6 +295,25 @@ def test_what_was_not_synced_before_the_machine_stopped_is_doubted(
         assert [(path, known.doubted) for path, _, known in ledger.kept()] == [("a", False), ("b", True)]
 
 
+def test_what_a_killed_run_has_left_is_not_taken_for_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.begin_run(SOURCE)
+        listed(ledger, [entry("a"), entry("b")])
+        with monkeypatch.context() as killed:
+            killed.setattr(ledger, "synced", lambda: None)
+            fetched(ledger, tmp_path, [entry("a")])
+        (before,) = [known for _, _, known in ledger.kept()]
+        ledger.begin_run(SOURCE)
+        fetched(ledger, tmp_path, [entry("b")])
+        after = {path: known for path, _, known in ledger.kept()}
+        assert after["a"] == before, "its file has no other time than it had"
+        monkeypatch.setattr(ledger_module, "boot_id", lambda: "another boot")
+        ledger.begin_run(SOURCE)
+        assert [(path, known.doubted) for path, _, known in ledger.kept()] == [("a", True), ("b", False)]
+
+
 # ---- exports ----
 
 
