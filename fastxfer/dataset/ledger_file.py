@@ -72,6 +72,7 @@ SCHEMA = {
     reason TEXT NOT NULL,
     UNIQUE (place, line, name)
 )""",
+    # `synced`: 0 not yet, by the run that goes on; 1 on the disk; 2 not, by one that was killed; -1 doubted.
     "kept": """CREATE TABLE kept (
     key TEXT NOT NULL,
     path TEXT NOT NULL,

@@ -31,6 +31,7 @@ from fastxfer.options import TransferOptions
 from fastxfer.plan.response import Changed, Identity, Moved, Whole, judge
 from fastxfer.plan.retry import backoff_s
 from fastxfer.refreshing import Keys
+from fastxfer.refusals import Refused, judge_refusal
 from fastxfer.small.items import Item, internal_error
 from fastxfer.sources.http import HttpSource
 from fastxfer.sources.told_checksums import told_checksums
@@ -51,14 +52,6 @@ Origin = tuple[str, str, int]
 
 class Large(Exception):
     """An answer tells of an object that is not small."""
-
-
-class Again(Exception):
-    """A store's refusal taught how to ask anew; with `refused` other credentials are to be got before."""
-
-    def __init__(self, refused: StoreError | None = None) -> None:
-        super().__init__()
-        self.refused = refused
 
 
 class Fetching:
@@ -182,7 +175,7 @@ class Fetching:
         for home in list(self._waiting):
             line = self._waiting[home]
             while line and self._free and not self._is_full:
-                if not line[0].plain and self._waits_for_keys(line[0]):
+                if line[0].of_store and self._waits_for_keys(line[0]):
                     self._queued -= 1
                     line.popleft()
                     continue
@@ -224,9 +217,10 @@ class Fetching:
         lane.seen = exchange.writer.received
         lane.seen_at = lane.sent_at = time.monotonic()
         exchange.writer.refuse()
-        of_store = not (item.plain or isinstance(item.source, HttpSource))
         # A store's answer has more to tell than an ordinary one's.
-        exchange.lines.expect(-1 if of_store else self._limit, -1 if wanted.size is None else wanted.size)
+        exchange.lines.expect(
+            -1 if item.of_store else self._limit, -1 if wanted.size is None else wanted.size
+        )
         self._items[slot] = item
         self.requests += 1
         if not item.plain:
@@ -243,7 +237,7 @@ class Fetching:
     def head(self, exchange: Exchange, head: Head) -> None:
         """See `Listener.head`: inside libcurl."""
         lane, item = self._lane[exchange.slot], self._items[exchange.slot]
-        if not item.plain and item.source.refuses(head.status):
+        if item.of_store and item.source.refuses(head.status):
             lane.refused = True
             exchange.writer.collect()
             return
@@ -257,7 +251,7 @@ class Fetching:
                 now_epoch_s=time.time(),
             )
             if isinstance(lane.verdict, Whole):
-                if not (item.plain or isinstance(item.source, HttpSource)):
+                if item.of_store:
                     item.vouched = tuple(told_checksums(head.headers, whole=True).items())
                 self._take(lane, item, lane.verdict)
             else:
@@ -338,7 +332,7 @@ class Fetching:
         body = exchange.writer.take() if lane.writing else bytearray()
         lane.out = lane.writing = False
         self._free.append(slot)
-        failure: FastxferError | Large | Again | None
+        failure: FastxferError | Large | Refused | None
         try:
             failure = self._judged(lane, item, body, error)
         except FastxferError as refused:
@@ -351,8 +345,8 @@ class Fetching:
             self._line_up(item, first=True)
         elif isinstance(failure, Large):
             self._large(item)
-        elif isinstance(failure, Again):
-            if failure.refused is None or not self._waits_for_keys(item, failure.refused):
+        elif isinstance(failure, Refused):
+            if not (failure.renew and self._waits_for_keys(item, failure.error)):
                 self._line_up(item, first=True)
         elif failure is not None:
             self._again(lane, item, failure)
@@ -366,7 +360,7 @@ class Fetching:
 
     def _judged(
         self, lane: Lane, item: Item, body: bytearray, error: FastxferError | None
-    ) -> FastxferError | Large | Again | None:
+    ) -> FastxferError | Large | Refused | None:
         """Returns why the body is not the object, None if it is or the object moved."""
         if lane.failure is not None:
             return lane.failure
@@ -395,7 +389,7 @@ class Fetching:
         if listed is not None and len(body) != listed:
             return RemoteChangedError(f"it has another object than was listed: {len(body)} bytes")
         item.told = len(body), identity.etag, identity.last_modified
-        if not item.plain and item.source.generation == lane.signed_by:
+        if item.of_store and item.source.generation == lane.signed_by:
             item.source.accepted()
         return None
 
@@ -432,18 +426,14 @@ class Fetching:
 
     # ---- refusals of object stores ----
 
-    def _learned(self, lane: Lane, item: Item) -> FastxferError | Again:
-        """Reads a store's refusal."""
-        from fastxfer.refusals import judge_refusal
-
+    def _learned(self, lane: Lane, item: Item) -> FastxferError | Refused:
+        """Reads a store's refusal; returns it itself where it taught how to ask anew."""
         head = lane.exchange.head
         assert head is not None
         refused = judge_refusal(
             item.source, head, lane.exchange.writer.body, signed_by=lane.signed_by, version=None
         )
-        if not refused.again:
-            return refused.error
-        return Again(refused.error if refused.renew else None)
+        return refused if refused.again else refused.error
 
     def _waits_for_keys(self, item: Item, refused: StoreError | None = None) -> bool:
         """Has an object wait where it cannot be asked for before there are other credentials; False where it

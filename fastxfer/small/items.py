@@ -10,7 +10,7 @@ from fastxfer.names import safe_parts
 from fastxfer.options import TransferOptions, parse_checksum
 from fastxfer.plan.ranges import Span
 from fastxfer.plan.response import Identity
-from fastxfer.sources.http import plain_home
+from fastxfer.sources.http import HttpSource, plain_home
 from fastxfer.sources.opening import RemoteSource, Sources, open_mirror
 from fastxfer.storage.whole_files import NOTHING, Told, WholeFile
 
@@ -114,6 +114,11 @@ class Item(WholeFile):
     @source.setter
     def source(self, source: RemoteSource) -> None:
         self._source, self.home, self.plain = source, source.home, False
+
+    @property
+    def of_store(self) -> bool:
+        """Whether it is asked of an object store, by requests that are signed."""
+        return not self.plain and not isinstance(self.source, HttpSource)
 
     @property
     def host_url(self) -> str:
